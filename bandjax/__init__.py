@@ -1,0 +1,35 @@
+"""Band-limited convolution for JAX and Flax.
+
+``band_conv`` is the operator; ``BandConv`` the layer for ``flax.nnx`` (``bandjax.linen.BandConv``
+for ``flax.linen``). Only the layers need Flax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bandjax import spectral as spectral
+from bandjax._band import Band as Band
+from bandjax._band import Compression as Compression
+from bandjax._band import Modes as Modes
+from bandjax._conv import band_conv as band_conv
+from bandjax._geometry import ConvGeometry as ConvGeometry
+from bandjax._geometry import conv_geometry as conv_geometry
+from bandjax._hook import conv_general_dilated as conv_general_dilated
+
+if TYPE_CHECKING:
+    from bandjax import linen as linen
+    from bandjax import nnx as nnx
+    from bandjax.nnx import BandConv as BandConv
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs Flax when it is first asked for."""
+    if name in ("nnx", "linen"):
+        return importlib.import_module(f"bandjax.{name}")
+    if name == "BandConv":
+        return importlib.import_module("bandjax.nnx").BandConv
+    raise AttributeError(f"module 'bandjax' has no attribute {name!r}")

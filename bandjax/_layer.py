@@ -1,0 +1,76 @@
+"""What the layers for both of Flax's interfaces share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from bandjax._geometry import ConvGeometry, conv_geometry
+from bandjax._hook import ConvGeneralDilated, conv_general_dilated
+
+# Flax pads for these itself, with more input, before it calls its convolution.
+_PADDED_BY_FLAX = ("CIRCULAR", "CAUSAL", "REFLECT")
+
+
+class AsFlaxSees:
+    """A layer as the code of Flax's own ``Conv`` is to see it.
+
+    Every attribute is the layer's, but for the convolution to call and, where Flax would pad the
+    input itself, the padding: the operator knows the periodic layer, Flax's wrapped input would be
+    another one.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self.conv_general_dilated: Any = hook(layer)
+        self.conv_general_dilated_cls = None
+        self.padding = layer.padding
+        if isinstance(layer.padding, str) and layer.padding in _PADDED_BY_FLAX:
+            self.padding = "VALID"
+            self.conv_general_dilated = _WithPadding(self.conv_general_dilated, layer.padding)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithPadding:
+    """A convolution that pads in its own way, whatever it is told."""
+
+    convolution: ConvGeneralDilated
+    padding: str
+
+    def __call__(
+        self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
+    ) -> jax.Array:
+        return self.convolution(lhs, rhs, strides, self.padding, **options)
+
+
+def hook(layer: Any) -> ConvGeneralDilated:
+    """Returns the convolution that the layer's band-limiting attributes describe."""
+    return conv_general_dilated(
+        layer.band,
+        grid=layer.grid,
+        method=layer.method,
+        implementation=layer.implementation,
+        residual_dtype=layer.residual_dtype,
+    )
+
+
+def geometry(
+    layer: Any, input_shape: tuple[int, ...], kernel_shape: tuple[int, ...]
+) -> ConvGeometry:
+    """Returns the geometry of a Flax layer's convolution; its None stands for 1."""
+    return conv_geometry(
+        input_shape,
+        kernel_shape,
+        layer.band,
+        strides=layer.strides or 1,
+        padding=layer.padding,
+        input_dilation=layer.input_dilation or 1,
+        kernel_dilation=layer.kernel_dilation or 1,
+        feature_group_count=layer.feature_group_count,
+        grid=layer.grid,
+    )

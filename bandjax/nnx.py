@@ -1,0 +1,79 @@
+"""Band-limited layers for ``flax.nnx``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from bandjax import _layer
+from bandjax._band import Band
+from bandjax._geometry import ConvGeometry
+
+__all__ = ["BandConv"]
+
+
+class BandConv(nnx.Conv):
+    """``flax.nnx.Conv``, computed on the low frequencies of its input and kernel alone.
+
+    Parameters, their names and their initial values are those of ``flax.nnx.Conv``: a dense layer's
+    checkpoint loads into this one and back.
+
+    Args:
+      in_features, out_features, kernel_size, strides, rngs: as in ``flax.nnx.Conv``.
+      band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
+        which the layer equals ``flax.nnx.Conv``.
+      grid, method, implementation, residual_dtype: see :func:`bandjax.band_conv`.
+      **conv: the further arguments of ``flax.nnx.Conv``, ``conv_general_dilated`` excepted.
+        ``CIRCULAR`` padding makes a periodic layer on a grid of one period.
+
+    Raises:
+      TypeError: ``conv_general_dilated`` is given, or an argument has the wrong type.
+      ValueError: an argument has a value out of range.
+
+    Example:
+      >>> layer = BandConv(3, 8, (3, 3), band=Compression(0.5), rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((2, 32, 32, 3))).shape
+      (2, 32, 32, 8)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] | None = 1,
+        *,
+        band: Band = None,
+        grid: int | Sequence[int] | None = None,
+        method: str = "auto",
+        implementation: str | None = None,
+        residual_dtype: jax.typing.DTypeLike | None = None,
+        rngs: nnx.Rngs,
+        **conv: Any,
+    ) -> None:
+        if "conv_general_dilated" in conv:
+            raise TypeError(
+                "conv_general_dilated is what BandConv sets; give it to flax.nnx.Conv instead"
+            )
+        super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **conv)
+        self.band = band
+        self.grid = tuple(grid) if isinstance(grid, Sequence) else grid
+        self.method = method
+        self.implementation = implementation
+        self.residual_dtype = residual_dtype
+        _layer.hook(self)  # Raises now what would raise in the first call.
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Applies the layer to ``(batch..., *spatial, in_features)``.
+
+        Returns ``(batch..., *spatial_out, out_features)``. ``out_sharding`` is for meshes with
+        explicit axes.
+        """
+        return nnx.Conv.__call__(_layer.AsFlaxSees(self), inputs, out_sharding)  # type: ignore[arg-type]
+
+    def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
+        """Returns grid, kept box and true compression for inputs of ``input_shape``."""
+        return _layer.geometry(self, tuple(input_shape), self.kernel_shape)
