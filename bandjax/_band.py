@@ -94,8 +94,8 @@ class Modes:
         for axis, (limit, g) in enumerate(zip(self.limits, grid, strict=True)):
             if limit > g // 2:
                 raise ValueError(
-                    f"{self!r} keeps |u| <= {limit} on spatial axis {axis}, but its grid of {g} has "
-                    f"no frequency above {g // 2}"
+                    f"{self!r} keeps |u| <= {limit} on spatial axis {axis}, but its grid of {g} "
+                    f"has no frequency above {g // 2}"
                 )
         return self.limits
 

@@ -17,7 +17,15 @@ from bandjax import _cost, _sharding
 from bandjax._band import Band, check_band
 from bandjax._geometry import ConvGeometry, PaddingLike, conv_geometry
 from bandjax._multiply import Product, multiply_sum
-from bandjax._transform import Precision, Samples, Transform, from_spectrum, to_spectrum
+from bandjax._transform import (
+    Precision,
+    Samples,
+    Transform,
+    from_spectrum,
+    lay_on_circle,
+    take_from_circle,
+    to_spectrum,
+)
 
 SPECTRUM_NAME = "bandjax_spectrum"
 METHODS = ("auto", "fft", "dft", "direct")
@@ -48,7 +56,7 @@ def band_conv(
     synthesis ``S`` the DFT matrices of the kept frequencies, sampled where input, taps and outputs
     lie,
 
-        X = A x        W = B w        Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])        y = Re S Y
+        X = A x      W = B w      Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])      y = Re S Y
 
     This is ``jax.lax.conv_general_dilated`` of the input's projection on the band (on the circle).
     With every frequency kept it is that convolution exactly.
@@ -264,15 +272,21 @@ def _direct(how: _How, kept: jax.Array, kernel: jax.Array) -> jax.Array:
     """Projects the input on the band, and leaves the rest to the backend's own convolution."""
     axes = how.geometry.axes
     rank = len(axes)
-    if how.geometry.exact and not axes[0].circular:
+    padding = [(0, 0)] * rank
+    dilation = [1] * rank
+    if not how.geometry.exact:
+        spectrum = _analyse(how, kept) if how.geometry.keeps_input else kept
+        window = _batch_first(from_spectrum(how.transform, how.window_samples, spectrum))
+    elif axes[0].circular:
+        window = kept
+        points = zip(how.input_samples.points, how.window_samples.points, strict=True)
+        for i, (sampled, read) in enumerate(points, start=1):
+            window = lay_on_circle(window, how.geometry.grid[i - 1], sampled, i)
+            window = take_from_circle(window, read, i)
+    else:
         window = kept
         padding = [axis.padding for axis in axes]
         dilation = [axis.input_dilation for axis in axes]
-    else:
-        spectrum = _analyse(how, kept) if how.geometry.keeps_input else kept
-        window = _batch_first(from_spectrum(how.transform, how.window_samples, spectrum))
-        padding = [(0, 0)] * rank
-        dilation = [1] * rank
     spatial = "".join(map(str, range(rank)))
     return jax.lax.conv_general_dilated(
         window,

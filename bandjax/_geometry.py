@@ -203,12 +203,23 @@ def conv_geometry(
             for e, w, s, (lo, hi) in zip(extents, windows, strides, pads, strict=True)
         )
     modes = resolve_modes(band, grids)
-    columns = zip(
-        spatial, taps, outs, strides, input_dilation, kernel_dilation, pads, grids, modes,
-        strict=True,
-    )  # fmt: skip
+    axes = tuple(
+        Axis(
+            size=spatial[i],
+            taps=taps[i],
+            out=outs[i],
+            stride=strides[i],
+            input_dilation=input_dilation[i],
+            kernel_dilation=kernel_dilation[i],
+            padding=pads[i],
+            grid=grids[i],
+            limit=modes[i],
+            circular=circular,
+        )
+        for i in range(rank)
+    )
     return ConvGeometry(
-        axes=tuple(Axis(*column, circular) for column in columns),
+        axes=axes,
         in_features=input_shape[-1],
         out_features=kernel_shape[-1],
         groups=feature_group_count,

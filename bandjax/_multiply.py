@@ -77,7 +77,7 @@ filter_product.defvjp(lambda how, x, y: (filter_product(how, x, y), (x, y)), _fi
 
 
 def _split_groups(how: Product, a: jax.Array) -> jax.Array:
-    """``(..., G * c)`` to ``(..., G, c)``; a filter's input channels belong to one group already."""
+    """``(..., G * c)`` to ``(..., G, c)``."""
     return a.reshape(*a.shape[:-1], how.groups, a.shape[-1] // how.groups)
 
 
@@ -89,9 +89,7 @@ def _conjugate(a: jax.Array) -> jax.Array:
     return jnp.stack([a[0], -a[1]])
 
 
-def _complex_product(
-    pattern: str, a: jax.Array, b: jax.Array, precision: Precision
-) -> jax.Array:
+def _complex_product(pattern: str, a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
     """Multiplies planar complex arrays with three real products (Gauss, Karatsuba)."""
     frequency_axes = "uvw"[: a.ndim - 4]
     pattern = pattern.format(frequency_axes, frequency_axes, frequency_axes)

@@ -40,7 +40,7 @@ def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _varying_axes(array: jax.Array) -> frozenset[str]:
-    return frozenset(getattr(jax.typeof(array), "vma", frozenset()))
+    return jax.typeof(array).manual_axis_type.varying
 
 
 def _cast(array: jax.Array, axes: frozenset[str]) -> jax.Array:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax import spectral
+from bandjax import _fft, spectral
 from bandjax._band import kept_per_axis
 
 Precision: TypeAlias = jax.lax.Precision | str | None
@@ -140,9 +140,7 @@ def _dft_from(how: Transform, samples: Samples, spectrum: jax.Array) -> jax.Arra
 
 def _product(matrix: np.ndarray, x: jax.Array, contracted: int, how: Transform) -> jax.Array:
     """Contracts the last ``contracted`` axes of ``matrix`` with the first ones of ``x``."""
-    return jnp.tensordot(
-        jnp.asarray(matrix, x.dtype), x, axes=contracted, precision=how.precision
-    )
+    return jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=contracted, precision=how.precision)
 
 
 def _planes(matrix: np.ndarray) -> np.ndarray:
@@ -179,8 +177,8 @@ def _fft_to(how: Transform, samples: Samples, x: jax.Array) -> jax.Array:
     rank = len(samples.grid)
     x = jnp.moveaxis(x, -2, 0)  # (N, *spatial, C)
     for axis, (g, points) in enumerate(zip(samples.grid, samples.points, strict=True), start=1):
-        x = _lay_on_circle(x, g, points, axis)
-    box = spectral.analysis(x, samples.grid, samples.modes)
+        x = lay_on_circle(x, g, points, axis)
+    box = spectral.keep_box(_fft.rfftn(x, samples.grid), samples.grid, samples.modes)
     if samples.inverse:
         box = box * _weights(samples, box.dtype)
     return jnp.moveaxis(jnp.stack([box.real, box.imag]), 1, rank + 1)
@@ -193,9 +191,9 @@ def _fft_from(how: Transform, samples: Samples, spectrum: jax.Array) -> jax.Arra
     # The synthesis has the weights of an inverse; the adjoint of an analysis has none.
     if not samples.inverse:
         box = box / _weights(dataclasses.replace(samples, inverse=True), box.dtype)
-    x = spectral.synthesis(box, samples.grid)
+    x = _fft.irfftn(spectral.fill_box(box, samples.grid), samples.grid)
     for axis, points in enumerate(samples.points, start=1):
-        x = _take_from_circle(x, points, axis)
+        x = take_from_circle(x, points, axis)
     return jnp.moveaxis(x, 0, -2)
 
 
@@ -206,11 +204,11 @@ def _weights(samples: Samples, dtype: jax.typing.DTypeLike) -> jax.Array:
     return jnp.asarray(weights.reshape((1,) * len(samples.grid) + (-1, 1)), dtype)
 
 
-def _lay_on_circle(x: jax.Array, g: int, points: range, axis: int) -> jax.Array:
+def lay_on_circle(x: jax.Array, g: int, points: range, axis: int) -> jax.Array:
     """Adds sample ``j`` of an axis to point ``points[j]`` (modulo g) of a circle of zeros."""
-    turns = -(-((len(points) - 1) * points.step + 1) // g)
-    padding = [(0, 0, 0)] * x.ndim
     used = (len(points) - 1) * points.step + 1
+    turns = -(-used // g)
+    padding = [(0, 0, 0)] * x.ndim
     padding[axis] = (0, turns * g - used, points.step - 1)
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
     if turns > 1:
@@ -218,7 +216,7 @@ def _lay_on_circle(x: jax.Array, g: int, points: range, axis: int) -> jax.Array:
     return jnp.roll(x, points.start, axis)
 
 
-def _take_from_circle(x: jax.Array, points: range, axis: int) -> jax.Array:
+def take_from_circle(x: jax.Array, points: range, axis: int) -> jax.Array:
     """Reads point ``points[i]`` (modulo g) of an axis as sample ``i``."""
     used = (len(points) - 1) * points.step + 1
     x = jnp.roll(x, -points.start, axis)

@@ -29,6 +29,7 @@ __all__ = [
     "frequencies",
     "from_corners",
     "hermitian_weights",
+    "irfftn",
     "keep_box",
     "shift_dc",
     "synthesis",
@@ -130,12 +131,29 @@ def synthesis(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
       real, ``(batch, *grid, channels)``.
     """
     grid = tuple(grid)
+    return irfftn(fill_box(spectrum, grid), grid)
+
+
+def irfftn(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
+    """Returns the real part of the inverse transform of a half spectrum, for any half spectrum.
+
+    A half spectrum that no real signal has (its values at DC and Nyquist of the last axis without
+    conjugate symmetry) is where FFT libraries differ; here it is the real part of the sum over the
+    whole spectrum that its Hermitian weights stand for.
+
+    Args:
+      spectrum: complex, ``(batch, g_1, ..., g_last // 2 + 1, channels)``.
+      grid: points on the circle of each axis.
+
+    Returns:
+      real, ``(batch, *grid, channels)``.
+    """
+    grid = tuple(grid)
     axes = tuple(range(1, len(grid) + 1))
-    full = fill_box(spectrum, grid)
-    # The two steps define the result for any input: the last one takes the real part.
     if len(grid) > 1:
-        full = jnp.fft.ifftn(full, axes=axes[:-1])
-    return jnp.fft.irfft(_drop_imaginary_edges(full, grid[-1]), n=grid[-1], axis=axes[-1])
+        spectrum = jnp.fft.ifftn(spectrum, axes=axes[:-1])
+    spectrum = _drop_imaginary_edges(spectrum, grid[-1])
+    return jnp.fft.irfft(spectrum, n=grid[-1], axis=axes[-1])
 
 
 def keep_box(spectrum: jax.Array, grid: Sequence[int], modes: Sequence[int]) -> jax.Array:
@@ -233,12 +251,10 @@ def _rotate(x: jax.Array, first: int, axis: int) -> jax.Array:
 
 
 def _drop_imaginary_edges(spectrum: jax.Array, g: int) -> jax.Array:
-    """Makes DC and Nyquist of the half axis real, as a real signal has them.
-
-    Some FFT libraries leave the result undefined otherwise.
-    """
-    u = np.arange(g // 2 + 1)
-    real_only = ((u == 0) | (2 * u == g)).reshape((1,) * (spectrum.ndim - 2) + (-1, 1))
+    """Makes DC and Nyquist of the half axis real, as a real signal has them."""
+    # No array of constants: a function with one cannot be partitioned by rule.
+    u = jax.lax.broadcasted_iota(jnp.int32, spectrum.shape, spectrum.ndim - 2)
+    real_only = (u == 0) | (2 * u == g)
     return jnp.where(real_only, jnp.real(spectrum).astype(spectrum.dtype), spectrum)
 
 

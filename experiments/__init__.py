@@ -1,0 +1,1 @@
+"""Training programs that repeat the paper's experiments with bandjax layers."""

@@ -1,0 +1,84 @@
+"""One JSON file per finished run, so that an interrupted job goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import bandjax
+from experiments.bands import file_stem
+from experiments.errors import UserError
+
+Record = dict[str, Any]
+
+
+def run_path(out: Path, band: str, seed: int) -> Path:
+    """Where the record of a run lies, for instance ``out/compression-0.5_seed-0.json``."""
+    return out / f"{file_stem(band)}_seed-{seed}.json"
+
+
+def write_json(path: Path, content: Record) -> None:
+    """Write all of the file or nothing: a reader, or a second start, never sees half of it.
+
+    Each entry is one line, so that curves of hundreds of epochs stay readable as a whole.
+    """
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+    part = path.with_suffix(".part")
+    part.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_runs(out: Path, settings: Record) -> dict[tuple[str, int], Record]:
+    """The finished runs in a folder, by band and seed.
+
+    Args:
+        out: the folder.
+        settings: what the runs' settings must be, all but band and seed.
+
+    Raises:
+        UserError: a file is damaged, or a run there had other settings.
+    """
+    runs = {}
+    for path in sorted(out.glob("*_seed-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            config = dict(record["config"])
+            key = config.pop("band"), config.pop("seed")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a record of a run: {error!r}") from error
+        differing = [k for k in {**config, **settings} if config.get(k) != settings.get(k)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{path} was trained with {name} {config.get(name)}, not {settings.get(name)}: "
+                "choose another --out"
+            )
+        runs[key] = record
+    return runs
+
+
+def provenance() -> Record:
+    """When and with what a run was made."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+            "bandjax": bandjax.__version__,
+        },
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count()},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")  # platform.processor() is empty on most Linux systems
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
