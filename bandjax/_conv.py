@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,15 @@ from bandjax._multiply import Product, multiply_sum
 from bandjax._transform import (
     Precision,
     Samples,
+    Spectrum,
     Transform,
     from_spectrum,
     lay_on_circle,
     take_from_circle,
     to_spectrum,
 )
+
+Kept: TypeAlias = Spectrum | jax.Array  # the input's spectrum, or the input
 
 SPECTRUM_NAME = "bandjax_spectrum"
 METHODS = ("auto", "fft", "dft", "direct")
@@ -203,6 +206,15 @@ class _How:
         )
 
     @property
+    def kept_scale(self) -> int:
+        """What a spectrum is divided by while it is kept in a type of small range.
+
+        A mean over the grid cannot overflow where its terms did not; the spectrum, a sum, could.
+        """
+        overflows = self.residual_dtype == jnp.float16 and not self.geometry.keeps_input
+        return math.prod(self.geometry.grid) if overflows else 1
+
+    @property
     def transform(self) -> Transform:
         return Transform("fft" if self.method == "fft" else "dft", self.precision)
 
@@ -218,7 +230,7 @@ def _conv(how: _How, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _conv_fwd(how: _How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    kept = checkpoint_name(_keep(how, x), SPECTRUM_NAME)
+    kept = jax.tree.map(lambda a: checkpoint_name(a, SPECTRUM_NAME), _keep(how, x))
     return _conv_kept(how, _restore(how, kept, x.dtype), kernel), (kept, kernel)
 
 
@@ -235,47 +247,46 @@ def _conv_bwd(how: _How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _keep(how: _How, x: jax.Array) -> jax.Array:
+def _keep(how: _How, x: jax.Array) -> Kept:
     """Returns what the backward pass keeps of ``x``: its spectrum, or itself if that is less."""
     kept = x if how.geometry.keeps_input else _analyse(how, x)
-    if how.residual_dtype == jnp.float16 and not how.geometry.keeps_input:
-        # A mean cannot overflow where its terms did not; their sum could.
-        kept = kept / math.prod(how.geometry.grid)
-    return kept.astype(how.residual_dtype)
+    if how.kept_scale != 1:
+        kept = jax.tree.map(lambda a: a / how.kept_scale, kept)
+    return jax.tree.map(lambda a: a.astype(how.residual_dtype), kept)
 
 
-def _restore(how: _How, kept: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    kept = kept.astype(dtype)
-    if how.residual_dtype == jnp.float16 and not how.geometry.keeps_input:
-        kept = kept * math.prod(how.geometry.grid)
+def _restore(how: _How, kept: Kept, dtype: jax.typing.DTypeLike) -> Kept:
+    kept = jax.tree.map(lambda a: a.astype(dtype), kept)
+    if how.kept_scale != 1:
+        kept = jax.tree.map(lambda a: a * how.kept_scale, kept)
     return kept
 
 
-def _keep_transposed(how: _How, ct: jax.Array) -> jax.Array:
+def _keep_transposed(how: _How, ct: Kept) -> jax.Array:
     """The adjoint of :func:`_keep`, straight through the rounding."""
-    if how.geometry.keeps_input:
-        return ct
-    return _batch_first(from_spectrum(how.transform, how.input_samples, ct))
+    if isinstance(ct, tuple):
+        return _batch_first(from_spectrum(how.transform, how.input_samples, ct))
+    return ct
 
 
-def _conv_kept(how: _How, kept: jax.Array, kernel: jax.Array) -> jax.Array:
+def _conv_kept(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
     """Convolves what :func:`_keep` kept of the input; linear in ``kept`` and in ``kernel``."""
     if how.method == "direct":
         return _direct(how, kept, kernel)
-    spectrum = _analyse(how, kept) if how.geometry.keeps_input else kept
+    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
     filter_spectrum = to_spectrum(how.transform, how.kernel_samples, kernel)
     output_spectrum = multiply_sum(how.product, spectrum, filter_spectrum)
     return _batch_first(from_spectrum(how.transform, how.output_samples, output_spectrum))
 
 
-def _direct(how: _How, kept: jax.Array, kernel: jax.Array) -> jax.Array:
+def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
     """Projects the input on the band, and leaves the rest to the backend's own convolution."""
     axes = how.geometry.axes
     rank = len(axes)
     padding = [(0, 0)] * rank
     dilation = [1] * rank
-    if not how.geometry.exact:
-        spectrum = _analyse(how, kept) if how.geometry.keeps_input else kept
+    if isinstance(kept, tuple) or not how.geometry.exact:
+        spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
         window = _batch_first(from_spectrum(how.transform, how.window_samples, spectrum))
     elif axes[0].circular:
         window = kept
@@ -301,7 +312,7 @@ def _direct(how: _How, kept: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _analyse(how: _How, x: jax.Array) -> jax.Array:
+def _analyse(how: _How, x: jax.Array) -> Spectrum:
     return to_spectrum(how.transform, how.input_samples, jnp.moveaxis(x, 0, -2))
 
 

@@ -1,7 +1,7 @@
 """The multiply-sum: for each kept frequency a complex product over channels.
 
-Spectra are planar: the input's ``X`` is ``(2, *box, N, C)``, the filter's ``W`` is
-``(2, *box, C / groups, O)``, the output's ``Y`` is ``(2, *box, N, O)``. Three contractions,
+Spectra are pairs of real arrays: the input's ``X`` two times ``(*box, N, C)``, the filter's ``W``
+``(*box, C / groups, O)``, the output's ``Y`` ``(*box, N, O)``. Three contractions,
 
     multiply_sum:   Y[n, o] = sum_c X[n, c] conj(W[c, o])
     input_product:  X[n, c] = sum_o Y[n, o] W[c, o]
@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandjax._transform import Precision
+from bandjax._transform import Precision, Spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,37 +36,34 @@ class Product:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def multiply_sum(how: Product, x: jax.Array, w: jax.Array) -> jax.Array:
+def multiply_sum(how: Product, x: Spectrum, w: Spectrum) -> Spectrum:
     """Returns ``sum_c x[n, c] conj(w[c, o])`` for each frequency."""
-    x, w = _split_groups(how, x), _split_groups(how, w)
-    return _merge_groups(_complex_product("{}ngc,{}cgo->{}ngo", x, _conjugate(w), how.precision))
+    return _complex_product(how, "ngc,cgo->ngo", x, w, conjugate=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def input_product(how: Product, y: jax.Array, w: jax.Array) -> jax.Array:
+def input_product(how: Product, y: Spectrum, w: Spectrum) -> Spectrum:
     """Returns ``sum_o y[n, o] w[c, o]`` for each frequency: the input's gradient."""
-    y, w = _split_groups(how, y), _split_groups(how, w)
-    return _merge_groups(_complex_product("{}ngo,{}cgo->{}ngc", y, w, how.precision))
+    return _complex_product(how, "ngo,cgo->ngc", y, w, conjugate=False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def filter_product(how: Product, x: jax.Array, y: jax.Array) -> jax.Array:
+def filter_product(how: Product, x: Spectrum, y: Spectrum) -> Spectrum:
     """Returns ``sum_n x[n, c] conj(y[n, o])`` for each frequency: the filter's gradient."""
-    x, y = _split_groups(how, x), _split_groups(how, y)
-    return _merge_groups(_complex_product("{}ngc,{}ngo->{}cgo", x, _conjugate(y), how.precision))
+    return _complex_product(how, "ngc,ngo->cgo", x, y, conjugate=True)
 
 
-def _multiply_sum_bwd(how: Product, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _multiply_sum_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
     x, w = res
     return input_product(how, ct, w), filter_product(how, x, ct)
 
 
-def _input_product_bwd(how: Product, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _input_product_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
     y, w = res
     return multiply_sum(how, ct, w), filter_product(how, ct, y)
 
 
-def _filter_product_bwd(how: Product, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _filter_product_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
     x, y = res
     return input_product(how, y, ct), multiply_sum(how, x, ct)
 
@@ -76,24 +73,39 @@ input_product.defvjp(lambda how, y, w: (input_product(how, y, w), (y, w)), _inpu
 filter_product.defvjp(lambda how, x, y: (filter_product(how, x, y), (x, y)), _filter_product_bwd)
 
 
-def _split_groups(how: Product, a: jax.Array) -> jax.Array:
-    """``(..., G * c)`` to ``(..., G, c)``."""
-    return a.reshape(*a.shape[:-1], how.groups, a.shape[-1] // how.groups)
+def _complex_product(
+    how: Product, pattern: str, a: Spectrum, b: Spectrum, *, conjugate: bool
+) -> Spectrum:
+    """Multiplies ``a`` with ``b``, or its conjugate, by three real products (Gauss, Karatsuba).
 
-
-def _merge_groups(a: jax.Array) -> jax.Array:
-    return a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1])
-
-
-def _conjugate(a: jax.Array) -> jax.Array:
-    return jnp.stack([a[0], -a[1]])
-
-
-def _complex_product(pattern: str, a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    """Multiplies planar complex arrays with three real products (Gauss, Karatsuba)."""
-    frequency_axes = "uvw"[: a.ndim - 4]
-    pattern = pattern.format(frequency_axes, frequency_axes, frequency_axes)
-    product = functools.partial(jnp.einsum, pattern, precision=precision)
+    ``pattern`` names the last axes of both operands, ``g`` the groups in the last one.
+    """
+    if how.groups == 1:
+        # An axis of one group would cost a transposition of every operand.
+        pattern = pattern.replace("g", "")
+    else:
+        a, b = _split_groups(how.groups, a), _split_groups(how.groups, b)
+    into, out = pattern.split("->")
+    left, right = into.split(",")
+    frequencies = "uvw"[: a[0].ndim - len(left)]
+    pattern = f"{frequencies}{left},{frequencies}{right}->{frequencies}{out}"
+    product = functools.partial(jnp.einsum, pattern, precision=how.precision)
     real, imaginary = product(a[0], b[0]), product(a[1], b[1])
-    both = product(a[0] + a[1], b[0] + b[1])
-    return jnp.stack([real - imaginary, both - real - imaginary])
+    if conjugate:
+        both = product(a[0] + a[1], b[0] - b[1])
+        result = real + imaginary, both - real + imaginary
+    else:
+        both = product(a[0] + a[1], b[0] + b[1])
+        result = real - imaginary, both - real - imaginary
+    return result if how.groups == 1 else _merge_groups(result)
+
+
+def _split_groups(groups: int, spectrum: Spectrum) -> Spectrum:
+    """``(..., G * c)`` to ``(..., G, c)``."""
+    re, im = (a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups) for a in spectrum)
+    return re, im
+
+
+def _merge_groups(spectrum: Spectrum) -> Spectrum:
+    re, im = (a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1]) for a in spectrum)
+    return re, im

@@ -10,8 +10,8 @@ Analysis of the input, of the filter and of the output's cotangent are ``to_spec
 of the output, and the gradients of input and filter, are ``from_spectrum``. Only the positions of
 the samples and the weights of the rows differ. Each is the other's derivative.
 
-Arrays are frequency-major and planar: samples ``(*spatial, N, C)``, spectra ``(2, *box, N, C)``,
-with the real part at index 0 and the imaginary part at index 1 of the first axis.
+Arrays are frequency-major and planar: samples ``(*spatial, N, C)``, spectra a pair of real arrays
+``(*box, N, C)``, the real and the imaginary part.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bandjax import _fft, spectral
 from bandjax._band import kept_per_axis
 
 Precision: TypeAlias = jax.lax.Precision | str | None
+Spectrum: TypeAlias = tuple[jax.Array, jax.Array]
 
 # A transform of few samples is fastest as one matrix product over all axes at once.
 _ONE_PRODUCT_SAMPLES = 256
@@ -87,14 +88,14 @@ class Transform:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def to_spectrum(how: Transform, samples: Samples, x: jax.Array) -> jax.Array:
-    """Maps samples ``(*spatial, N, C)`` to their planar spectrum ``(2, *box, N, C)``."""
+def to_spectrum(how: Transform, samples: Samples, x: jax.Array) -> Spectrum:
+    """Maps samples ``(*spatial, N, C)`` to their spectrum, two times ``(*box, N, C)``."""
     return (_dft_to if how.method == "dft" else _fft_to)(how, samples, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def from_spectrum(how: Transform, samples: Samples, spectrum: jax.Array) -> jax.Array:
-    """Maps a planar spectrum ``(2, *box, N, C)`` to samples ``(*spatial, N, C)``: the adjoint."""
+def from_spectrum(how: Transform, samples: Samples, spectrum: Spectrum) -> jax.Array:
+    """Maps a spectrum, two times ``(*box, N, C)``, to samples ``(*spatial, N, C)``: the adjoint."""
     return (_dft_from if how.method == "dft" else _fft_from)(how, samples, spectrum)
 
 
@@ -112,25 +113,29 @@ from_spectrum.defvjp(
 # matrix times everything else, which is what BLAS libraries are fastest at.
 
 
-def _dft_to(how: Transform, samples: Samples, x: jax.Array) -> jax.Array:
+def _dft_to(how: Transform, samples: Samples, x: jax.Array) -> Spectrum:
     rank = len(samples.grid)
     if samples.one_product:
-        return _product(_planes(_kronecker(samples)), x, rank, how)
+        matrix = _kronecker(samples)
+        return _product(matrix.real, x, rank, how), _product(matrix.imag, x, rank, how)
     x = jnp.moveaxis(x, rank - 1, 0)
     x = _product(_planes(samples.matrix(rank - 1)), x, 1, how)  # (2, k_r, h_1, ..., h_{r-1}, N, C)
-    for axis in range(rank - 2, -1, -1):
+    for axis in range(rank - 2, 0, -1):
         # The axis to transform is the last of those still to do, rank positions from the front.
         x = jnp.moveaxis(x, rank, 1)
         x = _product(_complex_planes(samples.matrix(axis)), x, 2, how)
-    return x
+    x = jnp.moveaxis(x, rank, 1)
+    real, imaginary = _complex_planes(samples.matrix(0))
+    # Two products: to cut one array in two would be a copy.
+    return _product(real, x, 2, how), _product(imaginary, x, 2, how)
 
 
-def _dft_from(how: Transform, samples: Samples, spectrum: jax.Array) -> jax.Array:
+def _dft_from(how: Transform, samples: Samples, spectrum: Spectrum) -> jax.Array:
     rank = len(samples.grid)
+    x = jnp.stack(spectrum)  # (2, *box, N, C), written together with whatever made the two parts
     if samples.one_product:
         planes = _planes(_kronecker(samples))
-        return _product(_transposed(planes, rank), spectrum, rank + 1, how)
-    x = spectrum
+        return _product(_transposed(planes, rank), x, rank + 1, how)
     for axis in range(rank - 1):
         x = _product(_transposed(_complex_planes(samples.matrix(axis)), 2), x, 2, how)
         x = jnp.moveaxis(x, 1, rank)
@@ -173,21 +178,18 @@ def _kronecker(samples: Samples) -> np.ndarray:
 # kept; on the way back the corners are padded with zeros.
 
 
-def _fft_to(how: Transform, samples: Samples, x: jax.Array) -> jax.Array:
-    rank = len(samples.grid)
+def _fft_to(how: Transform, samples: Samples, x: jax.Array) -> Spectrum:
     x = jnp.moveaxis(x, -2, 0)  # (N, *spatial, C)
     for axis, (g, points) in enumerate(zip(samples.grid, samples.points, strict=True), start=1):
         x = lay_on_circle(x, g, points, axis)
     box = spectral.keep_box(_fft.rfftn(x, samples.grid), samples.grid, samples.modes)
     if samples.inverse:
         box = box * _weights(samples, box.dtype)
-    return jnp.moveaxis(jnp.stack([box.real, box.imag]), 1, rank + 1)
+    return jnp.moveaxis(box.real, 0, -2), jnp.moveaxis(box.imag, 0, -2)
 
 
-def _fft_from(how: Transform, samples: Samples, spectrum: jax.Array) -> jax.Array:
-    rank = len(samples.grid)
-    box = jax.lax.complex(spectrum[0], spectrum[1])
-    box = jnp.moveaxis(box, rank, 0)  # (N, *box, C)
+def _fft_from(how: Transform, samples: Samples, spectrum: Spectrum) -> jax.Array:
+    box = jnp.moveaxis(jax.lax.complex(*spectrum), -2, 0)  # (N, *box, C)
     # The synthesis has the weights of an inverse; the adjoint of an analysis has none.
     if not samples.inverse:
         box = box / _weights(dataclasses.replace(samples, inverse=True), box.dtype)
