@@ -216,6 +216,8 @@ class _How:
 
     @property
     def transform(self) -> Transform:
+        if self.method == "direct":
+            return Transform(_cost.transform_of_projection(self.geometry), self.precision)
         return Transform("fft" if self.method == "fft" else "dft", self.precision)
 
     @property

@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make train` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+TESTS ?= tests
+
+.PHONY: help train test lint format benchmark figures clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS)"
+
+# The environment is made anew when its requirements change.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.linters: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	@touch $@
+
+train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-limited, and compare.
+	$(BIN)/python -m experiments.train
+
+test: $(VENV)/.installed  ## Run the tests and measure their coverage.
+	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --cov --cov-report=term --cov-fail-under=95
+
+lint: $(VENV)/.linters  ## Check format, style and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.linters  ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(VENV)/.installed  ## Time the operator against the dense convolution.
+	$(BIN)/python -m experiments.benchmarks
+
+figures: $(VENV)/.installed  ## Draw the README's picture again.
+	$(BIN)/python -m experiments.figures.overview
+
+clean:  ## Remove the environment and what tools leave behind.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage build dist

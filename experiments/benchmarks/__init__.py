@@ -1,0 +1,1 @@
+"""Speed of the operator against its peers, in one process and interleaved."""
