@@ -48,10 +48,15 @@ def summarise(records: list[Record]) -> list[Record]:
 
 def table(title: str, summary: list[Record]) -> Table:
     """The summary as a table for the terminal."""
-    result = Table(title=title)
+    result = Table(title=title, caption="mean ± standard deviation over the seeds, last epoch")
     result.add_column("band", no_wrap=True)
-    for heading in ("test accuracy", "true compression", "s / epoch", "saved for backward"):
-        result.add_column(heading, justify="right")
+    for heading in (
+        "test\naccuracy",
+        "true\ncompression",
+        "seconds\nan epoch",
+        "saved for\nbackward",
+    ):
+        result.add_column(heading, justify="right", no_wrap=True)
     for row in summary:
         accuracy = row["test_accuracy"]
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
