@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 TESTS ?= tests
+SWEEP ?= 1
 
 .PHONY: help train test lint format benchmark figures clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) SWEEP=$(SWEEP)"
 
 # The environment is made anew when its requirements change.
 $(VENV)/.installed: pyproject.toml
@@ -29,7 +30,7 @@ train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-
 	$(BIN)/python -m experiments.train
 
 test: $(VENV)/.installed  ## Run the tests and measure their coverage.
-	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --sweep-every $(SWEEP) --cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/.linters  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -119,8 +119,7 @@ def estimated_costs(geometry: ConvGeometry, platform: str) -> dict[str, float]:
         + 2 * (matrices(size, inputs) + matrices(out, outputs))
         + rates.multiply * 3 * channel_pairs * _chain(taps, geometry),
         "fft": product + filters + circle * (2 * inputs + 2 * outputs + 3 * channel_pairs),
-        "direct": dense * 3 * batch * math.prod(out) * math.prod(taps) * channel_pairs
-        + projection,
+        "direct": dense * 3 * batch * math.prod(out) * math.prod(taps) * channel_pairs + projection,
     }
 
 

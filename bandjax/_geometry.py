@@ -13,6 +13,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from bandjax._band import Band, check_band, kept_per_axis, resolve_modes
 
 PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
@@ -293,21 +295,13 @@ def _sizes(name: str, shape: Sequence[int]) -> tuple[int, ...]:
 def _check_channels(
     input_shape: tuple[int, ...], kernel_shape: tuple[int, ...], groups: Any
 ) -> None:
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
-        raise TypeError(f"feature_group_count must be an integer, got {groups!r}")
-    if groups < 1:
-        raise ValueError(f"feature_group_count must be >= 1, got {groups}")
     channels, (per_group, features) = input_shape[-1], kernel_shape[-2:]
     if channels == 0 or features == 0:
         raise ValueError(
             f"channel axes must not be empty, got x of shape {input_shape} and kernel of shape "
             f"{kernel_shape}"
         )
-    if channels % groups or features % groups:
-        raise ValueError(
-            f"feature_group_count must divide the input and the output channels, got {groups} "
-            f"with {channels} input and {features} output channels"
-        )
+    check_groups(channels, features, groups)
     if per_group * groups != channels:
         raise ValueError(
             f"kernel must have in / feature_group_count = {channels} / {groups} input channels, "
@@ -315,9 +309,22 @@ def _check_channels(
         )
 
 
+def check_groups(channels: int, features: int, groups: Any) -> None:
+    """Raises TypeError or ValueError unless the groups divide input and output channels."""
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+        raise TypeError(f"feature_group_count must be an integer, got {groups!r}")
+    if groups < 1:
+        raise ValueError(f"feature_group_count must be >= 1, got {groups}")
+    if channels % groups or features % groups:
+        raise ValueError(
+            f"feature_group_count must divide the input and the output channels, got {groups} "
+            f"with {channels} input and {features} output channels"
+        )
+
+
 def _per_axis(name: str, value: Any, rank: int) -> tuple[int, ...]:
     """Returns one positive integer for each axis."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    values = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,) * rank
     if len(values) != rank:
         raise ValueError(
             f"{name} must be an integer or one for each of the {rank} spatial axes, got {value!r}"

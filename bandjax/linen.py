@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from bandjax import _layer
 from bandjax._band import Band
-from bandjax._geometry import ConvGeometry
+from bandjax._geometry import ConvGeometry, check_groups
 
 __all__ = ["BandConv"]
 
@@ -58,6 +58,7 @@ class BandConv(nn.Conv):
 
         Returns ``(batch..., *spatial_out, features)``.
         """
+        check_groups(inputs.shape[-1], self.features, self.feature_group_count)
         # Flax wraps the methods of a module; what it wraps takes any object for its module.
         return nn.Conv.__call__.__wrapped__(_layer.AsFlaxSees(self), inputs)  # type: ignore[attr-defined]
 

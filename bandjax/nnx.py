@@ -10,7 +10,7 @@ from flax import nnx
 
 from bandjax import _layer
 from bandjax._band import Band
-from bandjax._geometry import ConvGeometry
+from bandjax._geometry import ConvGeometry, check_groups
 
 __all__ = ["BandConv"]
 
@@ -58,6 +58,7 @@ class BandConv(nnx.Conv):
             raise TypeError(
                 "conv_general_dilated is what BandConv sets; give it to flax.nnx.Conv instead"
             )
+        check_groups(in_features, out_features, conv.get("feature_group_count", 1))
         super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **conv)
         self.band = band
         self.grid = tuple(grid) if isinstance(grid, Sequence) else grid

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax._band import kept_per_axis
+from bandjax._band import Modes, kept_per_axis
 
 __all__ = [
     "analysis",
@@ -166,10 +166,13 @@ def keep_box(spectrum: jax.Array, grid: Sequence[int], modes: Sequence[int]) -> 
 
     Returns:
       ``(batch, *box, channels)``.
+
+    Raises:
+      ValueError: a limit beyond the grid, or not one for each axis.
     """
-    grid, modes = tuple(grid), tuple(modes)
+    grid = tuple(grid)
     _check_rank(grid, spectrum.ndim - 2, "grid")
-    _check_rank(modes, spectrum.ndim - 2, "modes")
+    modes = Modes(*modes).modes(grid)
     for axis, (g, limit, kept) in enumerate(
         zip(grid[:-1], modes[:-1], kept_per_axis(grid, modes)[:-1], strict=True), start=1
     ):

@@ -11,9 +11,7 @@ HALF, QUARTER = bandjax.Compression(0.5), bandjax.Compression(0.75)
 
 
 def choice(x_shape, kernel_shape, band, platform="cpu", **options):
-    return cheapest_method(
-        bandjax.conv_geometry(x_shape, kernel_shape, band, **options), platform
-    )
+    return cheapest_method(bandjax.conv_geometry(x_shape, kernel_shape, band, **options), platform)
 
 
 # What was fastest by a wide margin when every method was timed on two AVX-512 cores.

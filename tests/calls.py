@@ -1,0 +1,69 @@
+"""How the tests call the library."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from configs import Config
+
+import bandjax
+
+METHODS = ("fft", "dft", "direct", "auto")
+
+
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """What makes XLA compile a small program a few times faster, and the program slower.
+
+    The passes on operations, and so the values, stay; the code generator spares its effort. An XLA
+    without one of the options refuses to compile.
+    """
+    options = {}
+    for name, value in (
+        ("xla_backend_optimization_level", 0),
+        ("xla_cpu_use_fusion_emitters", False),
+    ):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+            options[name] = value
+    return options
+
+
+def quick_jit(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """``jax.jit`` for programs that run once."""
+    return jax.jit(f, compiler_options=compiler_options(), **more)
+
+
+def band_of(config: Config) -> Any:
+    """The band that a configuration asks for."""
+    if config.rate is not None:
+        return bandjax.Compression(config.rate)
+    if config.modes is not None:
+        return bandjax.Modes(*config.modes)
+    return None
+
+
+def convolution(config: Config, band: Any, method: str, **more: Any) -> Callable[..., jax.Array]:
+    """``band_conv`` of one configuration as a function of input and kernel."""
+
+    def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return bandjax.band_conv(x, kernel, band, method=method, **config.arguments(), **more)
+
+    return call
+
+
+def by_every_method(
+    config: Config, band: Any, methods: Iterable[str] = METHODS
+) -> dict[str, jax.Array]:
+    """The output by every method, in one compilation."""
+    calls = {method: convolution(config, band, method) for method in methods}
+
+    def run(x: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
+        return {method: call(x, kernel) for method, call in calls.items()}
+
+    return quick_jit(run)(*map(jnp.asarray, config.arrays()))

@@ -1,0 +1,283 @@
+"""What the forward pass keeps for the backward pass."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+
+import configs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from calls import METHODS, band_of, convolution, quick_jit
+from jax.ad_checkpoint import print_saved_residuals
+
+import bandjax
+
+NAME = "bandjax_spectrum"
+BANDS = [None, bandjax.Compression(0.5), bandjax.Compression(0.75), bandjax.Modes(4, 9)]
+
+
+def data(shape=(2, 32, 32, 6), features=8, taps=(3, 3), dtype=np.float32):
+    rng = np.random.default_rng((1, *shape))
+    x = rng.normal(size=shape).astype(dtype)
+    return x, rng.normal(size=(*taps, shape[-1], features)).astype(dtype)
+
+
+def residuals(f, *args) -> list[jax.Array]:
+    """The arrays inside the function that ``jax.vjp`` returns."""
+    return quick_jit(lambda *args: jax.tree.leaves(jax.vjp(f, *args)[1]))(*args)
+
+
+def printed(f, *args) -> list[str]:
+    """The lines of ``print_saved_residuals``."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        print_saved_residuals(f, *args)
+    lines = [line for line in text.getvalue().splitlines() if line.strip()]
+    # The matrices of the transform are constants of the program, the same for every call.
+    return [line for line in lines if not line.endswith("from a constant")]
+
+
+def without_kernel(leaves, kernel) -> list[jax.Array]:
+    """The residuals but for the kernel, which must be there exactly once."""
+    is_kernel = [
+        leaf.shape == kernel.shape and bool(np.array_equal(leaf, kernel)) for leaf in leaves
+    ]
+    assert sum(is_kernel) == 1
+    return [leaf for leaf, found in zip(leaves, is_kernel, strict=True) if not found]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", BANDS, ids=str)
+def test_they_are_the_spectrum_and_the_kernel(band, method):
+    x, kernel = data()
+
+    def f(x, kernel):
+        return bandjax.band_conv(x, kernel, band, method=method)
+
+    rest = without_kernel(residuals(f, x, kernel), kernel)
+    if band is None:
+        assert len(rest) == 1
+        assert np.array_equal(rest[0], x)
+    else:
+        geometry = bandjax.conv_geometry(x.shape, kernel.shape, band)
+        assert all(leaf.dtype == x.dtype for leaf in rest)
+        reals = sum(leaf.size for leaf in rest)
+        # A real and an imaginary part for each kept coefficient; a purely real one may be halved.
+        assert reals <= 2 * geometry.kept * 2 * 6
+        assert reals >= np.prod([2 * u + 1 for u in geometry.modes]) * 2 * 6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", BANDS, ids=str)
+def test_every_one_is_an_argument_or_bears_the_name(band, method):
+    x, kernel = data()
+
+    def f(x, kernel):
+        return bandjax.band_conv(x, kernel, band, method=method)
+
+    lines = printed(f, x, kernel)
+    arguments = [line for line in lines if "from the argument" in line]
+    named = [line for line in lines if NAME in line]
+    assert [line for line in lines if line not in arguments + named] == []
+    assert any("kernel" in line for line in arguments)
+    # The input is kept in place of a spectrum where nothing is dropped, and nowhere else.
+    assert any("argument x" in line for line in arguments) <= (band is None)
+    assert (band is None) or named
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "share"), [(None, 0.60), (jnp.bfloat16, 0.30)])
+def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
+    x, kernel = data()
+
+    def f(x, kernel):
+        band = bandjax.Compression(0.5)
+        return bandjax.band_conv(x, kernel, band, method=method, residual_dtype=dtype)
+
+    kept = sum(leaf.nbytes for leaf in without_kernel(residuals(f, x, kernel), kernel))
+    assert 0.4 * share * x.nbytes <= kept <= share * x.nbytes
+
+
+@pytest.mark.parametrize("index", range(24))
+def test_never_more_than_the_input(index):
+    config = configs.random_config(6, index, banded=True)
+    x, kernel = (array.astype(np.float32) for array in config.arrays())
+    f = convolution(config, band_of(config), "auto")
+    axes = config.geometry
+    spectrum = 2 * oracle.kept([a.grid for a in axes], [a.modes for a in axes])
+    spectrum *= math.prod(config.batch) * config.channels
+    reals = sum(leaf.size for leaf in residuals(f, x, kernel))
+    assert reals <= min(spectrum, x.size) + kernel.size, config
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+def test_backward_does_not_need_the_input(method, jitted):
+    # The gradient of the kernel through the saved values alone, after the input is gone.
+    x, kernel = data((1, 9, 7, 2), 3)
+
+    def f(x, kernel):
+        return bandjax.band_conv(x, kernel, bandjax.Modes(2, 2), method=method)
+
+    y, back = jax.vjp(jax.jit(f) if jitted else f, jnp.asarray(x), kernel)
+    assert not any(leaf.shape == x.shape for leaf in jax.tree.leaves(back))
+    _, dkernel = back(y)
+    geometry = oracle.axes(
+        (9, 7),
+        (3, 3),
+        strides=(1, 1),
+        padding="SAME",
+        input_dilation=(1, 1),
+        kernel_dilation=(1, 1),
+        modes=(2, 2),
+    )
+    by_kernel = oracle.kernel_jacobian(x, kernel.shape, geometry)
+    expected = np.tensordot(np.asarray(y, np.float64), by_kernel, ((0, 1, 2, 3),) * 2)
+    assert oracle.relative_gap(dkernel, expected) <= 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", [None, bandjax.Modes(3, 2)], ids=str)
+def test_forward_goes_on_from_the_rounded_spectrum(band, method):
+    x, kernel = data((2, 8, 7, 3), 4, dtype=np.float64)
+
+    def f(x, kernel, dtype=jnp.bfloat16):
+        return bandjax.band_conv(x, kernel, band, method=method, residual_dtype=dtype)
+
+    @quick_jit
+    def run(x, kernel):
+        y, back = jax.vjp(f, x, kernel)
+        return f(x, kernel, None), f(x, kernel), y, back(y)[1]
+
+    exact, alone, y, dkernel = run(x, kernel)
+    # bfloat16 has eight significant bits, so that its rounding shows and is no more than rounding.
+    assert 1e-4 < oracle.relative_gap(alone, exact) < 2.0**-7
+    assert oracle.gap(alone, y) <= 1e-12
+    # y is linear in the kernel: with the same spectrum in both directions <w, dw> is <y, y>.
+    assert np.vdot(kernel, dkernel) == pytest.approx(np.vdot(y, y), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_spectrum_beyond_the_range_of_float16_does_not_overflow(method):
+    # The coefficient at DC is the sum over the map, here a million; float16 ends at 65504.
+    x, kernel = data((2, 32, 32, 3), 4)
+    x = x + 1000
+
+    def f(x, kernel, dtype=jnp.float16):
+        return bandjax.band_conv(
+            x, kernel, bandjax.Compression(0.5), method=method, residual_dtype=dtype
+        )
+
+    @quick_jit
+    def run(x, kernel):
+        leaves = jax.tree.leaves(jax.vjp(f, x, kernel)[1])
+        grads = [jax.vjp(f, x, kernel)[1](y)[1] for y in (f(x, kernel),)]
+        return leaves, f(x, kernel, None), f(x, kernel), grads
+
+    leaves, exact, y, grads = run(x, kernel)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float16), jnp.dtype(jnp.float32)}
+    # Eleven significant bits.
+    assert oracle.relative_gap(y, exact) <= 2.0**-10
+    assert np.all(np.isfinite(grads[0]))
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+
+
+def block(band, method, residual_dtype=None):
+    """A convolution between two nonlinearities that leave a trace in the gradient's program.
+
+    The derivative of ``cos`` is a ``sin``: a ``cos`` in a backward pass is the input of the
+    convolution computed once more.
+    """
+
+    def f(x, kernel):
+        y = bandjax.band_conv(
+            jnp.cos(x), kernel, band, method=method, residual_dtype=residual_dtype
+        )
+        return jnp.tanh(y)
+
+    return f
+
+
+def primitives(jaxpr) -> list[str]:
+    """The names of all primitives, with those inside calls."""
+    names = []
+    for equation in jaxpr.eqns:
+        names.append(equation.primitive.name)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                program = getattr(inner, "jaxpr", inner)
+                if hasattr(program, "eqns"):
+                    names += primitives(program)
+    return names
+
+
+def recomputed(f, *args) -> list[str]:
+    """What the backward pass of a checkpointed function does."""
+    grad = jax.grad(lambda *args: jnp.sum(f(*args) ** 2), argnums=(0, 1))
+    jaxpr = jax.make_jaxpr(grad)(*args).jaxpr
+    remat = [e for e in jaxpr.eqns if e.primitive.name in ("remat2", "checkpoint", "remat")]
+    assert len(remat) == 1
+    return primitives(remat[0].params["jaxpr"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, method):
+    x, kernel = data((2, 16, 16, 4))
+    f = block(band, method, residual_dtype)
+    by_name = jax.checkpoint_policies.save_only_these_names(NAME)
+    kept = jax.checkpoint(f, policy=by_name)
+    lines = printed(kept, x, kernel)
+    assert [n for n in lines if NAME not in n and "from the argument" not in n] == []
+    named = [line for line in lines if NAME in line]
+    assert named
+    if residual_dtype is not None:
+        assert all(line.startswith("bf16") for line in named)
+    reals = sum(
+        math.prod(map(int, re.match(r"\w+\[([\d,]*)\]", line)[1].split(","))) for line in named
+    )
+    geometry = bandjax.conv_geometry(x.shape, kernel.shape, band)
+    assert reals <= min(x.size, 2 * geometry.kept * 2 * 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
+    x, kernel = data((2, 16, 16, 4))
+    f = block(band, method, residual_dtype)
+    by_name = jax.checkpoint_policies.save_only_these_names(NAME)
+    nothing = jax.checkpoint_policies.nothing_saveable
+    assert "cos" not in recomputed(jax.checkpoint(f, policy=by_name), x, kernel)
+    assert "cos" in recomputed(jax.checkpoint(f, policy=nothing), x, kernel)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+def test_a_checkpoint_changes_no_gradient(residual_dtype, method):
+    x, kernel = data((2, 8, 9, 3), 4, dtype=np.float64)
+    f = block(bandjax.Modes(2, 3), method, residual_dtype)
+    by_name = jax.checkpoint_policies.save_only_these_names(NAME)
+
+    @quick_jit
+    def run(x, kernel):
+        return [
+            jax.grad(lambda *args, g=g: jnp.sum(g(*args) ** 2), argnums=(0, 1))(x, kernel)
+            for g in (f, jax.checkpoint(f), jax.checkpoint(f, policy=by_name))
+        ]
+
+    plain, *others = run(x, kernel)
+    for other in others:
+        for expected, actual in zip(plain, other, strict=True):
+            assert oracle.gap(actual, expected) <= 1e-12
