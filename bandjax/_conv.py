@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bandjax import _cost, _sharding
 from bandjax._band import Band, check_band
+from bandjax._dense import Dense, convolve
 from bandjax._geometry import ConvGeometry, PaddingLike, conv_geometry
 from bandjax._multiply import Product, multiply_sum
 from bandjax._transform import (
@@ -284,9 +285,8 @@ def _conv_kept(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
 def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
     """Projects the input on the band, and leaves the rest to the backend's own convolution."""
     axes = how.geometry.axes
-    rank = len(axes)
-    padding = [(0, 0)] * rank
-    dilation = [1] * rank
+    padding = ((0, 0),) * len(axes)
+    dilation = (1,) * len(axes)
     if isinstance(kept, tuple) or not how.geometry.exact:
         spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
         window = _batch_first(from_spectrum(how.transform, how.window_samples, spectrum))
@@ -298,20 +298,20 @@ def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
             window = take_from_circle(window, read, i)
     else:
         window = kept
-        padding = [axis.padding for axis in axes]
-        dilation = [axis.input_dilation for axis in axes]
-    spatial = "".join(map(str, range(rank)))
-    return jax.lax.conv_general_dilated(
-        window,
-        kernel,
-        window_strides=[axis.stride for axis in axes],
+        padding = tuple(axis.padding for axis in axes)
+        dilation = tuple(axis.input_dilation for axis in axes)
+    dense = Dense(
+        size=window.shape[1:-1],
+        taps=kernel.shape[:-2],
+        out=tuple(axis.out for axis in axes),
+        strides=tuple(axis.stride for axis in axes),
         padding=padding,
-        lhs_dilation=dilation,
-        rhs_dilation=[axis.kernel_dilation for axis in axes],
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-        feature_group_count=how.geometry.groups,
+        input_dilation=dilation,
+        kernel_dilation=tuple(axis.kernel_dilation for axis in axes),
+        groups=how.geometry.groups,
         precision=how.precision,
     )
+    return convolve(dense, window, kernel)
 
 
 def _analyse(how: _How, x: jax.Array) -> Spectrum:

@@ -1,0 +1,137 @@
+"""The backend's own convolution, in three contractions that are closed under differentiation.
+
+    convolve:        y  = lax.conv_general_dilated(x, kernel)
+    input_gradient:  dx = its transpose in x
+    filter_gradient: dk = its transpose in the kernel
+
+The rules are those of ``lax``, but for the filter's gradient under ``vmap``: there ``lax`` makes
+one convolution with a group for each example, and XLA (up to jax 0.12) partitions it wrongly,
+without an error, where the examples lie on several devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bandjax._transform import Precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """The static arguments of one convolution of ``(N, *size, C)`` with ``(*taps, C / groups, O)``.
+
+    Attributes: one entry for each spatial axis, as in ``lax.conv_general_dilated``.
+    """
+
+    size: tuple[int, ...]
+    taps: tuple[int, ...]
+    out: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    groups: int
+    precision: Precision
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def convolve(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns ``lax.conv_general_dilated`` of channels-last arrays."""
+    return _lax(how, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def input_gradient(how: Dense, y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the transpose of :func:`convolve` in ``x``, at ``y``."""
+    shape = (y.shape[0], *how.size, kernel.shape[-2] * how.groups)
+    x = jnp.zeros_like(y, shape=shape)  # Only its shape counts: the map is linear.
+    return jax.vjp(lambda x: _lax(how, x, kernel), x)[1](y)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def filter_gradient(how: Dense, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the transpose of :func:`convolve` in the kernel, at ``y``."""
+    return _filter_gradient(how)(x, y)
+
+
+def _convolve_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = res
+    return input_gradient(how, ct, kernel), filter_gradient(how, x, ct)
+
+
+def _input_gradient_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y, kernel = res
+    return convolve(how, ct, kernel), filter_gradient(how, ct, y)
+
+
+def _filter_gradient_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, y = res
+    return input_gradient(how, y, ct), convolve(how, x, ct)
+
+
+convolve.defvjp(lambda how, x, k: (convolve(how, x, k), (x, k)), _convolve_bwd)
+input_gradient.defvjp(lambda how, y, k: (input_gradient(how, y, k), (y, k)), _input_gradient_bwd)
+filter_gradient.defvjp(lambda how, x, y: (filter_gradient(how, x, y), (x, y)), _filter_gradient_bwd)
+
+
+def _lax(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    spatial = "".join(map(str, range(len(how.size))))
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=how.strides,
+        padding=how.padding,
+        lhs_dilation=how.input_dilation,
+        rhs_dilation=how.kernel_dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=how.groups,
+        precision=how.precision,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _filter_gradient(how: Dense) -> Any:
+    """The filter's gradient by ``lax``; under ``vmap`` by one product for each tap."""
+
+    @jax.custom_batching.custom_vmap
+    def by_lax(x: jax.Array, y: jax.Array) -> jax.Array:
+        shape = (*how.taps, x.shape[-1] // how.groups, y.shape[-1])
+        kernel = jnp.zeros_like(x, shape=shape)  # Only its shape counts: the map is linear.
+        return jax.vjp(lambda kernel: _lax(how, x, kernel), kernel)[1](y)[0]
+
+    @by_lax.def_vmap
+    def _(
+        axis_size: int, in_batched: list[bool], x: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, bool]:
+        in_axes = tuple(0 if batched else None for batched in in_batched)
+        return jax.vmap(functools.partial(_by_taps, how), in_axes)(x, y), True
+
+    return by_lax
+
+
+def _by_taps(how: Dense, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The filter's gradient as one matrix product for each tap."""
+    padding = [(0, 0, 0)]
+    padding += [(*p, d - 1) for p, d in zip(how.padding, how.input_dilation, strict=True)]
+    padding += [(0, 0, 0)]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
+    # (N, *out, groups, channels of a group), the spatial axes as part of the sum
+    y = y.reshape(-1, how.groups, y.shape[-1] // how.groups)
+    products = []
+    for tap in itertools.product(*map(range, how.taps)):
+        start = [t * d for t, d in zip(tap, how.kernel_dilation, strict=True)]
+        stop = [b + (n - 1) * s + 1 for b, n, s in zip(start, how.out, how.strides, strict=True)]
+        read = jax.lax.slice(
+            x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *how.strides, 1)
+        )
+        read = read.reshape(-1, how.groups, x.shape[-1] // how.groups)
+        products.append(jnp.einsum("sgc,sgo->cgo", read, y, precision=how.precision))
+    stacked = jnp.stack(products)
+    return stacked.reshape(*how.taps, stacked.shape[1], math.prod(stacked.shape[2:]))
