@@ -91,12 +91,15 @@ def _complex_product(
     pattern = f"{frequencies}{left},{frequencies}{right}->{frequencies}{out}"
     product = functools.partial(jnp.einsum, pattern, precision=how.precision)
     real, imaginary = product(a[0], b[0]), product(a[1], b[1])
+    # Of b always the difference, and of the input's spectrum always the sum: the three contractions
+    # of a training step then share what they prepare.
+    difference = b[0] - b[1]
     if conjugate:
-        both = product(a[0] + a[1], b[0] - b[1])
+        both = product(a[0] + a[1], difference)
         result = real + imaginary, both - real + imaginary
     else:
-        both = product(a[0] + a[1], b[0] + b[1])
-        result = real - imaginary, both - real - imaginary
+        both = product(a[0] - a[1], difference)
+        result = real - imaginary, real + imaginary - both
     return result if how.groups == 1 else _merge_groups(result)
 
 

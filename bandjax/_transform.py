@@ -32,7 +32,7 @@ Precision: TypeAlias = jax.lax.Precision | str | None
 Spectrum: TypeAlias = tuple[jax.Array, jax.Array]
 
 # A transform of few samples is fastest as one matrix product over all axes at once.
-_ONE_PRODUCT_SAMPLES = 256
+_ONE_PRODUCT_SAMPLES = 64
 _ONE_PRODUCT_ENTRIES = 1 << 19
 
 
