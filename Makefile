@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 TESTS ?= tests
 SWEEP ?= 1
+COVERAGE ?= --cov --cov-report=term --cov-fail-under=95
 
 .PHONY: help train test lint format benchmark figures clean
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-
 	$(BIN)/python -m experiments.train
 
 test: $(VENV)/.installed  ## Run the tests and measure their coverage.
-	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --sweep-every $(SWEEP) --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --sweep-every $(SWEEP) $(COVERAGE)
 
 lint: $(VENV)/.linters  ## Check format, style and types.
 	$(BIN)/ruff format --check .
