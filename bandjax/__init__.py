@@ -14,6 +14,7 @@ from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
 from bandjax._band import Modes as Modes
 from bandjax._conv import band_conv as band_conv
+from bandjax._extension import native_status as native_status
 from bandjax._geometry import ConvGeometry as ConvGeometry
 from bandjax._geometry import conv_geometry as conv_geometry
 from bandjax._hook import conv_general_dilated as conv_general_dilated

@@ -1,0 +1,20 @@
+// Which of the instruction sets that the kernels are compiled for runs here.
+
+#ifndef BANDJAX_FFI_CPU_ISA_H_
+#define BANDJAX_FFI_CPU_ISA_H_
+
+namespace bandjax {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+// The best that this processor has, or the one that the environment variable BANDJAX_CPU_ISA names.
+// Decided by the first call. Throws std::runtime_error for a name that is unknown, or that this
+// processor does not have.
+Isa ChosenIsa();
+
+// "portable", "avx2" or "avx512".
+const char* Name(Isa isa);
+
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_ISA_H_
