@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from bandjax import _cost, _sharding
+from bandjax import _cost, _native, _sharding
 from bandjax._band import Band, check_band
 from bandjax._dense import Dense, convolve
 from bandjax._geometry import ConvGeometry, PaddingLike, conv_geometry
 from bandjax._multiply import Product, multiply_sum
+from bandjax._native import Native, NativeProduct
 from bandjax._transform import (
     Precision,
     Samples,
@@ -33,7 +34,7 @@ Kept: TypeAlias = Spectrum | jax.Array  # the input's spectrum, or the input
 
 SPECTRUM_NAME = "bandjax_spectrum"
 METHODS = ("auto", "fft", "dft", "direct")
-IMPLEMENTATIONS = (None, "xla")
+IMPLEMENTATIONS = (None, "xla", "native")
 RESIDUAL_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
 
 
@@ -135,10 +136,9 @@ def band_conv(
         grid=grid,
     )
     rank = len(geometry.axes)
-    if method == "auto":
-        method = _cost.cheapest_method(geometry, jax.default_backend())
+    method, native = _choose(geometry, method, implementation, x.dtype)
     kept_dtype = x.dtype if residual_dtype is None else jnp.dtype(residual_dtype)
-    how = _How(geometry, method, kept_dtype, precision)
+    how = _How(geometry, method, native, kept_dtype, precision)
     operator = functools.partial(_batched_conv, how, padding == "REFLECT", rank)
     return _sharding.call(operator, x, kernel, rank, out_sharding)
 
@@ -157,10 +157,44 @@ def _batched_conv(
             widths[axis] = (window // 2, window - window // 2)
         x = jnp.pad(x, widths, mode="reflect")
     dtype = x.dtype
-    compute = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    compute = _compute_dtype(dtype)
     x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
-    y = _conv(how, x.astype(compute), kernel.astype(compute))
+    # The native kernels read and write bfloat16 themselves.
+    stored = dtype if how.native and dtype == jnp.bfloat16 else compute
+    y = _conv(how, x.astype(stored), kernel.astype(compute))
     return y.astype(dtype).reshape(geometry.output_shape)
+
+
+def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def _choose(
+    geometry: ConvGeometry, method: str, implementation: str | None, dtype: np.dtype[Any]
+) -> tuple[str, bool]:
+    """Returns the method, and whether native kernels compute it.
+
+    Raises:
+      RuntimeError: native kernels are asked for, and there are none.
+      ValueError: they are asked for a method or a type that they do not have.
+    """
+    platform = jax.default_backend()
+    compute = _compute_dtype(dtype)
+    if implementation == "native":
+        if method not in ("auto", "dft"):
+            raise ValueError(
+                f"implementation 'native' computes method 'dft', got method={method!r}"
+            )
+        _native.require(platform)
+        if not _native.supports(compute, platform):
+            raise ValueError(
+                f"implementation 'native' computes {dtype} on the CPU alone, not on {platform!r}"
+            )
+        return "dft", True
+    there = implementation is None and _native.supports(compute, platform)
+    if method == "auto":
+        return _cost.cheapest(geometry, platform, native=there)
+    return method, there and method == "dft"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +204,14 @@ class _How:
     Attributes:
       geometry: grid, box and sample positions.
       method: "fft", "dft" or "direct".
+      native: whether native kernels compute it ("dft" alone).
       residual_dtype: type in which the spectrum is kept.
       precision: of the matrix products.
     """
 
     geometry: ConvGeometry
     method: str
+    native: bool
     residual_dtype: np.dtype[Any]
     precision: Precision
 
@@ -226,25 +262,53 @@ class _How:
         return Product(self.geometry.groups, self.precision)
 
 
+    def native_transform(self, samples: Samples, dtype: Any, spectrum_dtype: Any) -> Native:
+        return Native(samples.centred, dtype, np.dtype(spectrum_dtype), self.precision)
+
+    @property
+    def native_product(self) -> NativeProduct:
+        shift = tuple(
+            axis.output_points[0] + axis.output_points[-1] - axis.input_points[-1]
+            for axis in self.geometry.axes
+        )
+        samples = dataclasses.replace(self.kernel_samples, shift=shift)
+        return NativeProduct(samples, self.geometry.groups, self.precision)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(how: _How, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves ``x`` ``(N, *spatial, C)`` in float32 or float64."""
-    return _conv_kept(how, _restore(how, _keep(how, x), x.dtype), kernel)
+    """Convolves ``x`` ``(N, *spatial, C)`` in float32 or float64; native kernels in bfloat16 too."""
+    return _conv_kept(how, _restore(how, _keep(how, x), kernel.dtype), kernel, x.dtype)
 
 
 def _conv_fwd(how: _How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
     kept = jax.tree.map(lambda a: checkpoint_name(a, SPECTRUM_NAME), _keep(how, x))
-    return _conv_kept(how, _restore(how, kept, x.dtype), kernel), (kept, kernel)
+    y = _conv_kept(how, _restore(how, kept, kernel.dtype), kernel, x.dtype)
+    return y, (kept, kernel)
 
 
 def _conv_bwd(how: _How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
     kept, kernel = residuals
+    restored = _restore(how, kept, kernel.dtype)
+    if how.native:
+        return _native_bwd(how, restored, kernel, ct)
     # The operator is linear in what was kept, so its vjp needs no value but the two residuals.
-    _, pull_back = jax.vjp(
-        functools.partial(_conv_kept, how), _restore(how, kept, kernel.dtype), kernel
-    )
+    _, pull_back = jax.vjp(lambda *args: _conv_kept(how, *args, ct.dtype), restored, kernel)
     ct_kept, ct_kernel = pull_back(ct)
     return _keep_transposed(how, ct_kept), ct_kernel
+
+
+def _native_bwd(
+    how: _How, kept: Kept, kernel: jax.Array, ct: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients step by step, so that none is rounded to the type of what was kept."""
+    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+    transform = how.native_transform(how.output_samples, ct.dtype, kernel.dtype)
+    ct_spectrum = _native.analysis(transform, ct)
+    ct_kernel = _native.filter_product(how.native_product, spectrum, ct_spectrum)
+    ct_kept = _native.input_product(how.native_product, ct_spectrum, kernel)
+    transform = how.native_transform(how.input_samples, ct.dtype, kernel.dtype)
+    return _native.synthesis(transform, ct_kept), ct_kernel
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
@@ -259,6 +323,8 @@ def _keep(how: _How, x: jax.Array) -> Kept:
 
 
 def _restore(how: _How, kept: Kept, dtype: jax.typing.DTypeLike) -> Kept:
+    if how.native and how.residual_dtype == jnp.bfloat16:
+        return kept  # The native kernels read it as it is.
     kept = jax.tree.map(lambda a: a.astype(dtype), kept)
     if how.kept_scale != 1:
         kept = jax.tree.map(lambda a: a * how.kept_scale, kept)
@@ -272,11 +338,20 @@ def _keep_transposed(how: _How, ct: Kept) -> jax.Array:
     return ct
 
 
-def _conv_kept(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
-    """Convolves what :func:`_keep` kept of the input; linear in ``kept`` and in ``kernel``."""
+def _conv_kept(
+    how: _How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """Convolves what :func:`_keep` kept of the input; linear in ``kept`` and in ``kernel``.
+
+    ``dtype`` is that of the result, with native kernels; the kernel's without.
+    """
     if how.method == "direct":
         return _direct(how, kept, kernel)
     spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+    if how.native:
+        output_spectrum = _native.multiply_sum(how.native_product, spectrum, kernel)
+        transform = how.native_transform(how.output_samples, jnp.dtype(dtype), kernel.dtype)
+        return _native.synthesis(transform, output_spectrum)
     filter_spectrum = to_spectrum(how.transform, how.kernel_samples, kernel)
     output_spectrum = multiply_sum(how.product, spectrum, filter_spectrum)
     return _batch_first(from_spectrum(how.transform, how.output_samples, output_spectrum))
@@ -315,6 +390,10 @@ def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
 
 
 def _analyse(how: _How, x: jax.Array) -> Spectrum:
+    if how.native:
+        narrow = how.residual_dtype == jnp.bfloat16 and not how.geometry.keeps_input
+        dtype = how.residual_dtype if narrow else _compute_dtype(x.dtype)
+        return _native.analysis(how.native_transform(how.input_samples, x.dtype, dtype), x)
     return to_spectrum(how.transform, how.input_samples, jnp.moveaxis(x, 0, -2))
 
 
@@ -344,7 +423,7 @@ def check_options(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be None or 'xla', got {implementation!r}")
+        raise ValueError(f"implementation must be None, 'xla' or 'native', got {implementation!r}")
     if residual_dtype is None:
         return
     try:

@@ -79,12 +79,19 @@ def transform_of_projection(geometry: ConvGeometry) -> Literal["dft", "fft"]:
     return "fft" if max(geometry.grid) > _LONG_GRID else "dft"
 
 
-def cheapest_method(geometry: ConvGeometry, platform: str) -> str:
-    """Returns "direct", "dft" or "fft" for a platform that ``jax.default_backend()`` names."""
+def cheapest(geometry: ConvGeometry, platform: str, *, native: bool) -> tuple[str, bool]:
+    """Returns "direct", "dft" or "fft", and whether native kernels are to compute it.
+
+    Args:
+      geometry: shapes and band.
+      platform: as ``jax.default_backend()`` names it.
+      native: whether there are native kernels.
+    """
+    if native: return "dft", True
     if geometry.exact:
-        return "direct"
+        return "direct", False
     costs = estimated_costs(geometry, platform)
-    return min(costs, key=lambda method: costs[method])
+    return min(costs, key=lambda method: costs[method]), False
 
 
 def estimated_costs(geometry: ConvGeometry, platform: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bandjax._bilinear import contractions
 from bandjax._transform import Precision
 
 
@@ -41,44 +42,23 @@ class Dense:
     precision: Precision
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def convolve(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns ``lax.conv_general_dilated`` of channels-last arrays."""
+def _convolve(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _lax(how, x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def input_gradient(how: Dense, y: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the transpose of :func:`convolve` in ``x``, at ``y``."""
+def _input_gradient(how: Dense, y: jax.Array, kernel: jax.Array) -> jax.Array:
     shape = (y.shape[0], *how.size, kernel.shape[-2] * how.groups)
     x = jnp.zeros_like(y, shape=shape)  # Only its shape counts: the map is linear.
     return jax.vjp(lambda x: _lax(how, x, kernel), x)[1](y)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def filter_gradient(how: Dense, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the transpose of :func:`convolve` in the kernel, at ``y``."""
-    return _filter_gradient(how)(x, y)
+def _filter_gradient(how: Dense, x: jax.Array, y: jax.Array) -> jax.Array:
+    return _filter_gradient_of(how)(x, y)
 
 
-def _convolve_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = res
-    return input_gradient(how, ct, kernel), filter_gradient(how, x, ct)
-
-
-def _input_gradient_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y, kernel = res
-    return convolve(how, ct, kernel), filter_gradient(how, ct, y)
-
-
-def _filter_gradient_bwd(how: Dense, res: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, y = res
-    return input_gradient(how, y, ct), convolve(how, x, ct)
-
-
-convolve.defvjp(lambda how, x, k: (convolve(how, x, k), (x, k)), _convolve_bwd)
-input_gradient.defvjp(lambda how, y, k: (input_gradient(how, y, k), (y, k)), _input_gradient_bwd)
-filter_gradient.defvjp(lambda how, x, y: (filter_gradient(how, x, y), (x, y)), _filter_gradient_bwd)
+convolve, input_gradient, filter_gradient = contractions(
+    _convolve, _input_gradient, _filter_gradient
+)
 
 
 def _lax(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -97,7 +77,7 @@ def _lax(how: Dense, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=1024)
-def _filter_gradient(how: Dense) -> Any:
+def _filter_gradient_of(how: Dense) -> Any:
     """The filter's gradient by ``lax``; under ``vmap`` by one product for each tap."""
 
     @jax.custom_batching.custom_vmap

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bandjax._bilinear import contractions
 from bandjax._transform import Precision, Spectrum
 
 
@@ -35,45 +35,22 @@ class Product:
     precision: Precision = None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def multiply_sum(how: Product, x: Spectrum, w: Spectrum) -> Spectrum:
+def _multiply_sum(how: Product, x: Spectrum, w: Spectrum) -> Spectrum:
     """Returns ``sum_c x[n, c] conj(w[c, o])`` for each frequency."""
-    return _complex_product(how, "ngc,cgo->ngo", x, w, conjugate=True)
+    return complex_product(how, "ngc,cgo->ngo", x, w, conjugate=True)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def input_product(how: Product, y: Spectrum, w: Spectrum) -> Spectrum:
+def _input_product(how: Product, y: Spectrum, w: Spectrum) -> Spectrum:
     """Returns ``sum_o y[n, o] w[c, o]`` for each frequency: the input's gradient."""
-    return _complex_product(how, "ngo,cgo->ngc", y, w, conjugate=False)
+    return complex_product(how, "ngo,cgo->ngc", y, w, conjugate=False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def filter_product(how: Product, x: Spectrum, y: Spectrum) -> Spectrum:
+def _filter_product(how: Product, x: Spectrum, y: Spectrum) -> Spectrum:
     """Returns ``sum_n x[n, c] conj(y[n, o])`` for each frequency: the filter's gradient."""
-    return _complex_product(how, "ngc,ngo->cgo", x, y, conjugate=True)
+    return complex_product(how, "ngc,ngo->cgo", x, y, conjugate=True)
 
 
-def _multiply_sum_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
-    x, w = res
-    return input_product(how, ct, w), filter_product(how, x, ct)
-
-
-def _input_product_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
-    y, w = res
-    return multiply_sum(how, ct, w), filter_product(how, ct, y)
-
-
-def _filter_product_bwd(how: Product, res: Any, ct: Spectrum) -> tuple[Spectrum, Spectrum]:
-    x, y = res
-    return input_product(how, y, ct), multiply_sum(how, x, ct)
-
-
-multiply_sum.defvjp(lambda how, x, w: (multiply_sum(how, x, w), (x, w)), _multiply_sum_bwd)
-input_product.defvjp(lambda how, y, w: (input_product(how, y, w), (y, w)), _input_product_bwd)
-filter_product.defvjp(lambda how, x, y: (filter_product(how, x, y), (x, y)), _filter_product_bwd)
-
-
-def _complex_product(
+def complex_product(
     how: Product, pattern: str, a: Spectrum, b: Spectrum, *, conjugate: bool
 ) -> Spectrum:
     """Multiplies ``a`` with ``b``, or its conjugate, by three real products (Gauss, Karatsuba).
@@ -112,3 +89,8 @@ def _split_groups(groups: int, spectrum: Spectrum) -> Spectrum:
 def _merge_groups(spectrum: Spectrum) -> Spectrum:
     re, im = (a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1]) for a in spectrum)
     return re, im
+
+
+multiply_sum, input_product, filter_product = contractions(
+    _multiply_sum, _input_product, _filter_product
+)

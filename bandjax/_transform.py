@@ -45,12 +45,19 @@ class Samples:
       modes: largest kept frequency of each axis.
       points: position of each sample, for each axis.
       inverse: whether the frequencies carry the weights ``c_u / g`` of an inverse transform.
+      shift: half points to add to all positions of an axis, for each axis ("dft" alone).
     """
 
     grid: tuple[int, ...]
     modes: tuple[int, ...]
     points: tuple[range, ...]
     inverse: bool = False
+    shift: tuple[int, ...] = ()
+
+    @property
+    def centred(self) -> Samples:
+        """The same samples, each axis shifted so that its middle lies at position zero."""
+        return dataclasses.replace(self, shift=tuple(-(p[0] + p[-1]) for p in self.points))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,9 +71,13 @@ class Samples:
 
     def matrix(self, axis: int) -> np.ndarray:
         """The sampled DFT matrix of one axis, complex128 ``(kept, samples)``."""
-        half = axis == len(self.grid) - 1
         return spectral.fourier_matrix(
-            self.grid[axis], self.modes[axis], self.points[axis], half=half, inverse=self.inverse
+            self.grid[axis],
+            self.modes[axis],
+            self.points[axis],
+            shift=self.shift[axis] if self.shift else 0,
+            half=axis == len(self.grid) - 1,
+            inverse=self.inverse,
         )
 
     @property

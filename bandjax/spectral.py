@@ -69,7 +69,13 @@ def hermitian_weights(grid: int, limit: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def fourier_matrix(
-    grid: int, limit: int, points: range, *, half: bool = False, inverse: bool = False
+    grid: int,
+    limit: int,
+    points: range,
+    *,
+    shift: int = 0,
+    half: bool = False,
+    inverse: bool = False,
 ) -> np.ndarray:
     """Returns ``M[u, j] = exp(-2 pi i u p_j / grid)``, the kept rows of a sampled DFT.
 
@@ -77,6 +83,7 @@ def fourier_matrix(
       grid: points on the circle.
       limit: the largest kept frequency.
       points: positions ``p_j`` on the circle, taken modulo ``grid``.
+      shift: half points to add to every position.
       half: keep ``u >= 0`` alone.
       inverse: weight row ``u`` by ``c_u / grid``, with ``c_u`` the :func:`hermitian_weights` of a
         half axis and 1 of a full one. Then ``Re M^H`` of the inverse undoes ``M``.
@@ -85,9 +92,9 @@ def fourier_matrix(
       complex128, shape ``(kept, len(points))``. It is shared between calls: do not write to it.
     """
     u = frequencies(grid, limit, half=half)
-    # The exact integer u * p mod grid keeps the angle small, and so correct to the last bit.
-    phase = np.outer(u, np.asarray(points, dtype=np.int64)) % grid
-    matrix = np.exp(-2j * np.pi / grid * phase)
+    # The exact integer 2 u p mod 2 grid keeps the angle small, and so correct to the last bit.
+    phase = np.outer(u, 2 * np.asarray(points, dtype=np.int64) + shift) % (2 * grid)
+    matrix = np.exp(-1j * np.pi / grid * phase)
     if inverse:
         weights = hermitian_weights(grid, limit) if half else np.ones(len(u))
         matrix *= weights[:, None] / grid

@@ -1,0 +1,282 @@
+// The CPU kernels as handlers of XLA's foreign function interface.
+
+#include "handlers.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
+#include <functional>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace bandjax {
+namespace {
+
+namespace ffi = xla::ffi;
+
+const Kernels& ChosenKernels() {
+  switch (ChosenIsa()) {
+#ifdef BANDJAX_X86
+    case Isa::kAvx512:
+      return kKernelsAvx512;
+    case Isa::kAvx2:
+      return kKernelsAvx2;
+#endif
+    default:
+      return kKernelsPortable;
+  }
+}
+
+// Runs a kernel on XLA's threads.
+template <typename Args>
+ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args, ffi::ThreadPool threads) {
+  ThreadedPool pool(threads.num_threads(), [&threads](std::function<void()> work) {
+    threads.Schedule(std::move(work));
+  });
+  try {
+    kernel(args, &pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bandjax: no memory for scratch space");
+  }
+  return ffi::Error::Success();
+}
+
+// XLA's large buffers are fresh pages of the system each time, and this kernel is the first to
+// touch them: in pages of 2 MiB that costs a fraction.
+void PreferHugePages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = 2 << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+bool KnownType(ffi::DataType type, Type* known) {
+  switch (type) {
+    case ffi::F32:
+      *known = Type::kFloat32;
+      return true;
+    case ffi::F64:
+      *known = Type::kFloat64;
+      return true;
+    case ffi::BF16:
+      *known = Type::kBFloat16;
+      return true;
+    default:
+      return false;
+  }
+}
+
+ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("bandjax: " + what); }
+
+bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
+  const auto dimensions = buffer.dimensions();
+  return dimensions.size() == shape.size() &&
+         std::equal(shape.begin(), shape.end(), dimensions.begin());
+}
+
+ffi::Error Transform(ffi::ThreadPool threads, void (*kernel)(const TransformArgs&, Pool*),
+                     ffi::AnyBuffer samples, ffi::AnyBuffer re, ffi::AnyBuffer im,
+                     ffi::AnyBuffer table0, ffi::AnyBuffer table1) {
+  const auto size = samples.dimensions(), box = re.dimensions();
+  const auto rows0 = table0.dimensions(), rows1 = table1.dimensions();
+  if (size.size() != 4 || box.size() != 4 || rows0.size() != 2 || rows1.size() != 2) {
+    return Invalid("samples and spectrum must have 4 axes, the tables 2");
+  }
+  TransformArgs args{};
+  args.n = size[0], args.h = size[1], args.w = size[2], args.c = size[3];
+  args.k0 = box[0], args.k1 = box[1];
+  args.u0 = rows0[0] / 2, args.u1 = rows1[0] / 2;
+  if (!HasShape(re, {args.k0, args.k1, args.n, args.c}) || !HasShape(im, {args.k0, args.k1, args.n, args.c})) {
+    return Invalid("the spectrum must be (k0, k1, n, c), twice");
+  }
+  if (!HasShape(table0, {2 * args.u0 + 1, (args.h + 1) / 2}) ||
+      !HasShape(table1, {2 * args.u1 + 1, (args.w + 1) / 2}) || args.k1 != args.u1 + 1 ||
+      args.k0 > 2 * args.u0 + 1 || args.k0 < 2 * args.u0) {
+    return Invalid("the tables do not fit the samples and the spectrum");
+  }
+  if (!KnownType(samples.element_type(), &args.sample_type) ||
+      !KnownType(re.element_type(), &args.spectrum_type) ||
+      im.element_type() != re.element_type() || table0.element_type() != table1.element_type()) {
+    return Invalid("the types must be float32, float64 or bfloat16");
+  }
+  const bool wide = args.sample_type == Type::kFloat64;
+  if (wide != (args.spectrum_type == Type::kFloat64) ||
+      table0.element_type() != (wide ? ffi::F64 : ffi::F32)) {
+    return Invalid("float64 is for samples, spectrum and tables together");
+  }
+  args.samples = samples.untyped_data();
+  args.re = re.untyped_data(), args.im = im.untyped_data();
+  args.table0 = table0.untyped_data(), args.table1 = table1.untyped_data();
+  return Call(kernel, args, threads);
+}
+
+ffi::Error Analysis(ffi::ThreadPool threads, ffi::AnyBuffer samples, ffi::AnyBuffer table0,
+                    ffi::AnyBuffer table1, ffi::Result<ffi::AnyBuffer> re,
+                    ffi::Result<ffi::AnyBuffer> im) {
+  PreferHugePages(re->untyped_data(), re->size_bytes());
+  PreferHugePages(im->untyped_data(), im->size_bytes());
+  return Transform(threads, ChosenKernels().analysis, samples, *re, *im, table0, table1);
+}
+
+ffi::Error Synthesis(ffi::ThreadPool threads, ffi::AnyBuffer re, ffi::AnyBuffer im,
+                     ffi::AnyBuffer table0, ffi::AnyBuffer table1,
+                     ffi::Result<ffi::AnyBuffer> samples) {
+  PreferHugePages(samples->untyped_data(), samples->size_bytes());
+  return Transform(threads, ChosenKernels().synthesis, *samples, re, im, table0, table1);
+}
+
+// Shapes and types of a product; `x` and `y` are the spectra of input and output.
+ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer y_re,
+                       ffi::AnyBuffer y_im, ffi::AnyBuffer taps, ffi::AnyBuffer outer,
+                       ffi::AnyBuffer inner, int64_t groups, MultiplyArgs* args) {
+  const auto x = x_re.dimensions(), y = y_re.dimensions(), w = taps.dimensions();
+  if (x.size() != 4 || y.size() != 4 || w.size() != 4 || groups < 1) {
+    return Invalid("spectra and taps must have 4 axes, and groups be positive");
+  }
+  args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
+  args->out = y[3], args->t0 = w[0], args->t1 = w[1], args->groups = groups;
+  if (!HasShape(x_im, {args->k0, args->k1, args->n, args->in}) ||
+      !HasShape(y_re, {args->k0, args->k1, args->n, args->out}) ||
+      !HasShape(y_im, {args->k0, args->k1, args->n, args->out}) || args->in % groups != 0 ||
+      args->out % groups != 0 || w[2] != args->in / groups || w[3] != args->out ||
+      !HasShape(outer, {2, args->k0, args->t0}) || !HasShape(inner, {2, args->k1, args->t1})) {
+    return Invalid("spectra, taps and filter tables do not fit together");
+  }
+  const ffi::DataType type = y_re.element_type();
+  if (!KnownType(x_re.element_type(), &args->x_type) || !KnownType(type, &args->type) ||
+      x_im.element_type() != x_re.element_type() || y_im.element_type() != type ||
+      taps.element_type() != type || outer.element_type() != type ||
+      inner.element_type() != type || type == ffi::BF16 ||
+      (type == ffi::F64) != (x_re.element_type() == ffi::F64)) {
+    return Invalid(
+        "all must be float32, or all float64; the input's spectrum may be bfloat16 with float32");
+  }
+  args->x_re = x_re.untyped_data(), args->x_im = x_im.untyped_data();
+  args->y_re = y_re.untyped_data(), args->y_im = y_im.untyped_data();
+  args->taps = taps.untyped_data();
+  args->outer = outer.untyped_data(), args->inner = inner.untyped_data();
+  return ffi::Error::Success();
+}
+
+ffi::Error MultiplySum(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuffer x_im,
+                       ffi::AnyBuffer taps, ffi::AnyBuffer outer, ffi::AnyBuffer inner,
+                       ffi::Result<ffi::AnyBuffer> y_re, ffi::Result<ffi::AnyBuffer> y_im,
+                       int64_t groups) {
+  MultiplyArgs args{};
+  const ffi::Error error =
+      ProductArgs(x_re, x_im, *y_re, *y_im, taps, outer, inner, groups, &args);
+  if (error.failure()) return error;
+  PreferHugePages(y_re->untyped_data(), y_re->size_bytes());
+  PreferHugePages(y_im->untyped_data(), y_im->size_bytes());
+  return Call(ChosenKernels().multiply_sum, args, threads);
+}
+
+ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBuffer y_im,
+                        ffi::AnyBuffer taps, ffi::AnyBuffer outer, ffi::AnyBuffer inner,
+                        ffi::Result<ffi::AnyBuffer> x_re, ffi::Result<ffi::AnyBuffer> x_im,
+                        int64_t groups) {
+  MultiplyArgs args{};
+  const ffi::Error error =
+      ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, &args);
+  if (error.failure()) return error;
+  if (args.x_type != args.type) return Invalid("the result must be of the operands' type");
+  PreferHugePages(x_re->untyped_data(), x_re->size_bytes());
+  PreferHugePages(x_im->untyped_data(), x_im->size_bytes());
+  return Call(ChosenKernels().input_product, args, threads);
+}
+
+ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuffer x_im,
+                         ffi::AnyBuffer y_re, ffi::AnyBuffer y_im, ffi::AnyBuffer outer,
+                         ffi::AnyBuffer inner, ffi::Result<ffi::AnyBuffer> taps,
+                         ffi::Result<ffi::AnyBuffer> partial, int64_t groups) {
+  MultiplyArgs args{};
+  const ffi::Error error =
+      ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, &args);
+  if (error.failure()) return error;
+  const int64_t chunks = FilterChunks(args);
+  if (chunks > 1 && partial->size_bytes() < chunks * taps->size_bytes()) {
+    return Invalid("the workspace must hold " + std::to_string(chunks) + " filter gradients");
+  }
+  args.partial = partial->untyped_data();
+  PreferHugePages(taps->untyped_data(), taps->size_bytes());
+  PreferHugePages(partial->untyped_data(), partial->size_bytes());
+  return Call(ChosenKernels().filter_product, args, threads);
+}
+
+using Buffer = ffi::AnyBuffer;
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuAnalysis, Analysis,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuSynthesis, Synthesis,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuMultiplySum, MultiplySum,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuInputProduct, InputProduct,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuFilterProduct, FilterProduct,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups"));
+
+}  // namespace
+
+std::vector<Handler> CpuHandlers() {
+  return {{"bandjax_analysis", BandjaxCpuAnalysis},
+          {"bandjax_synthesis", BandjaxCpuSynthesis},
+          {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
+          {"bandjax_input_product", BandjaxCpuInputProduct},
+          {"bandjax_filter_product", BandjaxCpuFilterProduct}};
+}
+
+}  // namespace bandjax

@@ -1,0 +1,83 @@
+// What the CPU kernels take, the same for every instruction set.
+//
+// The mathematics and the layouts are those of ffi/README.md.
+#ifndef BANDJAX_FFI_CPU_KERNELS_H_
+#define BANDJAX_FFI_CPU_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bandjax {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+enum class Type { kFloat32, kFloat64, kBFloat16 };
+
+// Runs tasks on several threads. Plain functions and pointers: nothing of the standard library is
+// instantiated in files that are compiled for an instruction set that the machine may lack.
+struct Pool {
+  // Calls body(data, task) once for every task in [0, tasks), in any order, on any threads.
+  void (*run)(Pool* pool, int64_t tasks, void (*body)(void* data, int64_t task), void* data);
+  // Memory of the calling thread, aligned to a cache line, valid until the thread asks again.
+  void* (*scratch)(size_t bytes);
+};
+
+// Samples (n, h, w, c) and their spectrum (k0, k1, n, c), of which `re` and `im` are the parts.
+struct TransformArgs {
+  int64_t n, h, w, c;
+  int64_t u0, u1;  // the largest kept frequencies
+  int64_t k0, k1;  // how many are kept
+  void* samples;
+  void* re;
+  void* im;
+  const void* table0;  // (2 u0 + 1, ceil(h / 2))
+  const void* table1;  // (2 u1 + 1, ceil(w / 2))
+  Type sample_type, spectrum_type;
+};
+
+// Spectra (k0, k1, n, in) and (k0, k1, n, out); taps (t0, t1, in / groups, out).
+struct MultiplyArgs {
+  int64_t k0, k1, n, in, out, groups, t0, t1;
+  void *x_re, *x_im;   // the input's spectrum
+  void *y_re, *y_im;   // the output's spectrum
+  void* taps;          // the filter, or its gradient
+  const void* outer;   // (2, k0, t0)
+  const void* inner;   // (2, k1, t1)
+  void* partial;       // FilterChunks() copies of the filter's gradient, if more than one
+  Type x_type, type;   // storage of the input's spectrum; everything else
+};
+
+// Into how many sums the frequencies are split for the filter's gradient. It depends on the shapes
+// alone, and so does the order of all additions: results do not depend on the number of threads.
+inline int64_t FilterChunks(const MultiplyArgs& args) {
+  constexpr int64_t kTile = 64, kTasks = 16;
+  const int64_t in = args.in / args.groups, out = args.out / args.groups;
+  const bool depthwise = in == 1 && out == 1;
+  const int64_t tiles = depthwise ? (args.out + kTile - 1) / kTile
+                                  : args.groups * ((in + kTile - 1) / kTile) *
+                                        ((out + kTile - 1) / kTile);
+  const int64_t wanted = (kTasks + tiles - 1) / tiles;
+  return wanted < args.k1 ? wanted : args.k1;
+}
+
+// The kernels of one instruction set.
+struct Kernels {
+  const char* name;
+  void (*analysis)(const TransformArgs&, Pool*);
+  void (*synthesis)(const TransformArgs&, Pool*);
+  void (*multiply_sum)(const MultiplyArgs&, Pool*);
+  void (*input_product)(const MultiplyArgs&, Pool*);
+  void (*filter_product)(const MultiplyArgs&, Pool*);
+};
+
+#if defined(__x86_64__)
+extern const Kernels kKernelsAvx512;
+extern const Kernels kKernelsAvx2;
+#endif
+extern const Kernels kKernelsPortable;
+
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_KERNELS_H_

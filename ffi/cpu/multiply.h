@@ -1,0 +1,560 @@
+// The spectral multiply-sum: for each frequency a complex product over channels.
+//
+//   multiply_sum    Y[n, o]  = sum_c X[n, c] conj(W[c, o])
+//   input_product   X[n, c]  = sum_o Y[n, o] W[c, o]
+//   filter_product  dw       = the transpose of w -> W, at D[c, o] = sum_n X[n, c] conj(Y[n, o])
+//
+// The filter's spectrum W is built from the taps block by block, in two steps: a column frequency
+// sums the inner taps into p[t0], a row frequency sums those. It is never in memory as a whole.
+//
+// A complex product (a + ib)(c + id) is three real ones (Gauss):
+//   k1 = (a + b) c,   real = k1 - b (c + d),   imaginary = k1 + a (d - c).
+// The three factors on the right are the `panel` of a block: three planes, rows along the sum.
+#ifndef BANDJAX_FFI_CPU_MULTIPLY_H_
+#define BANDJAX_FFI_CPU_MULTIPLY_H_
+
+#include "simd.h"
+
+namespace bandjax {
+namespace BANDJAX_ISA {
+
+constexpr int kPanelVectors = 4;  // columns of a panel, in vectors
+
+// The panel of c + id.
+template <typename A, bool kConjugate>
+BANDJAX_INLINE void StorePanel(A* panel, int64_t plane, Vec<A> c, Vec<A> d) {
+  Store<A>(panel, c);
+  if constexpr (kConjugate) {
+    Store<A>(panel + plane, -(c + d));
+    Store<A>(panel + 2 * plane, d - c);
+  } else {
+    Store<A>(panel + plane, d - c);
+    Store<A>(panel + 2 * plane, -(c + d));
+  }
+}
+
+// The left factor: element (row m, position k along the sum) of a, b and their sum. `step_m` or
+// `step_k` is 1, whichever kAcross says.
+template <typename A>
+struct Left {
+  const A *a, *b, *sum;
+  int64_t step, sum_step;  // of the axis that is not contiguous; a and b have the same
+};
+
+// A tile of rows times a panel. Writes to, or with `add` adds to, re and im.
+template <typename A, int kRows, int kVectors, bool kAcross>
+BANDJAX_INLINE void ProductTile(int64_t depth, const Left<A>& left, const A* panel, int64_t plane,
+                                A* re, A* im, int64_t ldo, int64_t columns, bool add) {
+  constexpr int64_t kWidth = kVectors * kLanes<A>;
+  Vec<A> sums[kRows][kVectors] = {};
+  Vec<A> shared[kRows][kVectors];
+  const auto accumulate = [&](const A* factor, int64_t step, const A* rows) {
+    for (int64_t k = 0; k < depth; ++k) {
+      Vec<A> row[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) row[v] = Load<A>(rows + k * kWidth + v * kLanes<A>);
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+        const A f = kAcross ? factor[k * step + m] : factor[m * step + k];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sums[m][v] += f * row[v];
+      }
+    }
+  };
+  const auto write = [&](A* out) {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        A* at = out + m * ldo + v * kLanes<A>;
+        const int64_t valid = columns - v * kLanes<A>;
+        StoreUpTo<A>(at, add ? sums[m][v] + LoadUpTo<A>(at, valid) : sums[m][v], valid);
+      }
+    }
+  };
+  accumulate(left.sum, left.sum_step, panel);
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) shared[m][v] = sums[m][v];
+  }
+  accumulate(left.a, left.step, panel + plane);
+  write(im);
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[m][v] = shared[m][v];
+  }
+  accumulate(left.b, left.step, panel + 2 * plane);
+  write(re);
+}
+
+template <typename A, int kVectors, bool kAcross, int kRows = TileRows(kVectors)>
+BANDJAX_INLINE void ProductTiles(int64_t rows, int64_t depth, Left<A> left, const A* panel,
+                                 int64_t plane, A* re, A* im, int64_t ldo, int64_t columns,
+                                 bool add) {
+  for (; rows >= kRows; rows -= kRows, re += kRows * ldo, im += kRows * ldo) {
+    ProductTile<A, kRows, kVectors, kAcross>(depth, left, panel, plane, re, im, ldo, columns, add);
+    left.a += kAcross ? kRows : kRows * left.step;
+    left.b += kAcross ? kRows : kRows * left.step;
+    left.sum += kAcross ? kRows : kRows * left.sum_step;
+  }
+  if constexpr (kRows > 1) {
+    ProductTiles<A, kVectors, kAcross, NextTileRows(kRows)>(rows, depth, left, panel, plane, re, im,
+                                                            ldo, columns, add);
+  }
+}
+
+// Columns in memory of a panel of so many: 1, 2 or 4 vectors.
+template <typename A>
+BANDJAX_INLINE int64_t PanelWidth(int64_t columns) {
+  constexpr int64_t kLane = kLanes<A>;
+  return columns <= kLane ? kLane : columns <= 2 * kLane ? 2 * kLane : 4 * kLane;
+}
+
+// rows x columns (+)= left x panel, `columns` at most kPanelVectors vectors.
+template <typename A, bool kAcross>
+BANDJAX_NOINLINE void Product(int64_t rows, int64_t depth, const Left<A>& left, const A* panel,
+                              int64_t plane, A* re, A* im, int64_t ldo, int64_t columns, bool add) {
+  switch (PanelWidth<A>(columns) / kLanes<A>) {
+    case 1:
+      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
+                                         add);
+    case 2:
+      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
+                                         add);
+    default:
+      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
+                                         add);
+  }
+}
+
+// Prepares the left factor: the sum of its parts and, from a storage type, the parts themselves.
+// `rows` rows of `length` contiguous numbers, `step` apart.
+template <typename A, typename S>
+inline Left<A> PrepareLeft(const S* a, const S* b, int64_t rows, int64_t length, int64_t step,
+                           A* scratch) {
+  // Not a multiple of 4 KiB apart, which would map all rows to the same few lines of the cache.
+  const int64_t padded = CeilDiv(length, kLanes<A>) * kLanes<A>;
+  const int64_t plane = rows * padded;
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t k = 0; k < length; k += kLanes<A>) {
+      const Vec<A> va = LoadUpTo<A>(a + m * step + k, length - k);
+      const Vec<A> vb = LoadUpTo<A>(b + m * step + k, length - k);
+      A* to = scratch + m * padded + k;
+      Store<A>(to, va + vb);
+      if constexpr (sizeof(S) != sizeof(A)) {
+        Store<A>(to + plane, va);
+        Store<A>(to + 2 * plane, vb);
+      }
+    }
+  }
+  if constexpr (sizeof(S) != sizeof(A)) {
+    return {scratch + plane, scratch + 2 * plane, scratch, padded, padded};
+  } else {
+    return {a, b, scratch, step, padded};
+  }
+}
+
+template <typename A, typename S>
+struct Multiplier {
+  static constexpr int64_t kLane = kLanes<A>;
+  static constexpr int64_t kPanel = kPanelVectors * kLane;
+  static constexpr int64_t kDepth = 256;  // of a block along the sum
+  static constexpr int64_t kBlockBytes = 256 << 10;
+  static constexpr int64_t kAhead = 8;  // rows of taps to fetch ahead
+
+  const MultiplyArgs& args;
+  const int64_t in = args.in / args.groups, out = args.out / args.groups;
+  const A* outer_re = static_cast<const A*>(args.outer);
+  const A* outer_im = outer_re + args.k0 * args.t0;
+  const A* inner_re = static_cast<const A*>(args.inner);
+  const A* inner_im = inner_re + args.k1 * args.t1;
+
+  int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
+  A* Tap(int64_t t0, int64_t t1, int64_t c, int64_t o) const {
+    return static_cast<A*>(args.taps) + ((t0 * args.t1 + t1) * in + c) * args.out + o;
+  }
+
+  // Sums the inner taps: p[t0][re, im][row along the sum][column of the panel].
+  // Forward, rows are input channels and columns output channels of the group.
+  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
+                    A* p, int64_t width) const {
+    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+      A* p_re = p + 2 * t0 * rows * width;
+      A* p_im = p_re + rows * width;
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t v = 0; v < width; v += kLane) {
+          Vec<A> re = {}, im = {};
+          for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+            // Rows of a panel are far apart: the processor does not see them coming.
+            __builtin_prefetch(Tap(t0, t1, row0 + r + kAhead, column0 + v));
+            const Vec<A> w = LoadUpTo<A>(Tap(t0, t1, row0 + r, column0 + v), columns - v);
+            re += inner_re[u1 * args.t1 + t1] * w;
+            im += inner_im[u1 * args.t1 + t1] * w;
+          }
+          Store<A>(p_re + r * width + v, re);
+          Store<A>(p_im + r * width + v, im);
+        }
+      }
+    }
+  }
+
+  // The same with rows the output channels and columns the input channels: transposed.
+  void InnerTransposed(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
+                       A* p, int64_t width) const {
+    alignas(64) A square_re[kLane][kLane], square_im[kLane][kLane];
+    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+      A* p_re = p + 2 * t0 * rows * width;
+      A* p_im = p_re + rows * width;
+      for (int64_t v = 0; v < width; v += kLane) {
+        const int64_t valid = Min(kLane, columns - v);
+        for (int64_t r = 0; r < rows; r += kLane) {
+          for (int64_t i = 0; i < kLane; ++i) {
+            Vec<A> re = {}, im = {};
+            for (int64_t t1 = 0; i < valid && t1 < args.t1; ++t1) {
+              __builtin_prefetch(Tap(t0, t1, column0 + v + i, row0 + r + kAhead));
+              const Vec<A> w = LoadUpTo<A>(Tap(t0, t1, column0 + v + i, row0 + r), rows - r);
+              re += inner_re[u1 * args.t1 + t1] * w;
+              im += inner_im[u1 * args.t1 + t1] * w;
+            }
+            Store<A>(square_re[i], re);
+            Store<A>(square_im[i], im);
+          }
+          const int64_t height = Min(kLane, rows - r);
+          Transpose(square_re, height, p_re + r * width + v, width);
+          Transpose(square_im, height, p_im + r * width + v, width);
+        }
+      }
+    }
+  }
+
+  static void Transpose(const A (&square)[kLane][kLane], int64_t height, A* to, int64_t ld) {
+    for (int64_t r = 0; r < height; ++r) {
+      for (int64_t i = 0; i < kLane; ++i) to[r * ld + i] = square[i][r];
+    }
+  }
+
+  // The panel of one row frequency.
+  template <bool kConjugate>
+  void Outer(int64_t u0, int64_t rows, const A* p, int64_t width, A* panel) const {
+    const int64_t plane = rows * width;
+    const A* re0 = outer_re + u0 * args.t0;
+    const A* im0 = outer_im + u0 * args.t0;
+    for (int64_t at = 0; at < plane; at += kLane) {
+      Vec<A> c = {}, d = {};
+      for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+        const Vec<A> re = Load<A>(p + 2 * t0 * plane + at);
+        const Vec<A> im = Load<A>(p + (2 * t0 + 1) * plane + at);
+        c += re0[t0] * re;
+        d += re0[t0] * im;
+        c -= im0[t0] * im;
+        d += im0[t0] * re;
+      }
+      StorePanel<A, kConjugate>(panel + at, plane, c, d);
+    }
+  }
+
+  // Y from X (kForward) or X from Y: left factor L, numbers in storage type L.
+  template <bool kForward, typename L>
+  void Spread(Pool* pool, const L* a, const L* b, A* re, A* im) const {
+    const int64_t depth_all = kForward ? in : out, columns_all = kForward ? out : in;
+    const int64_t ld_left = kForward ? args.in : args.out;
+    const int64_t ld_out = kForward ? args.out : args.in;
+    const int64_t panels = CeilDiv(columns_all, kPanel);
+    const int64_t depth_fits = kBlockBytes / (2 * args.t0 * kPanel * sizeof(A));
+    const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
+    const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
+    // Enough tasks for many threads, at the price of summing the inner taps once more for each.
+    const int64_t plain = args.groups * panels * args.k1;
+    const int64_t slices = Min(args.k0, CeilDiv(16, plain));
+    ParallelFor(pool, plain * slices, [&](int64_t task) {
+      const int64_t slice = task % slices, u1 = task / slices % args.k1;
+      const int64_t panel_index = task / slices / args.k1 % panels;
+      const int64_t group = task / slices / args.k1 / panels;
+      const int64_t u0_first = args.k0 * slice / slices, u0_last = args.k0 * (slice + 1) / slices;
+      const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, columns_all - column0);
+      const int64_t width = PanelWidth<A>(columns);
+      const int64_t padded = CeilDiv(depth_block, kLane) * kLane;
+      Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * padded * width) +
+                            Arena::Bytes<A>(3 * padded * width) +
+                            Arena::Bytes<A>(3 * args.n * padded));
+      A* p = arena.Take<A>(2 * args.t0 * padded * width);
+      A* panel = arena.Take<A>(3 * padded * width);
+      A* left_scratch = arena.Take<A>(3 * args.n * padded);
+      for (int64_t k = 0; k < depth_all; k += depth_block) {
+        const int64_t depth = Min(depth_block, depth_all - k);
+        if constexpr (kForward) {
+          InnerForward(u1, k, depth, group * out + column0, columns, p, width);
+        } else {
+          InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
+        }
+        for (int64_t u0 = u0_first; u0 < u0_last; ++u0) {
+          Outer<kForward>(u0, depth, p, width, panel);
+          const int64_t from = Frequency(u0, u1) * ld_left + group * depth_all + k;
+          const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
+          const Left<A> left =
+              PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
+          Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
+                            columns, k > 0);
+        }
+      }
+    });
+  }
+
+  void FilterProduct(Pool* pool) const {
+    constexpr int64_t kRowsMost = 64, kDepthMost = 256;
+    const S* x_re = static_cast<const S*>(args.x_re);
+    const S* x_im = static_cast<const S*>(args.x_im);
+    const A* y_re = static_cast<const A*>(args.y_re);
+    const A* y_im = static_cast<const A*>(args.y_im);
+    const int64_t chunks = FilterChunks(args);
+    const int64_t row_blocks = CeilDiv(in, kRowsMost), rows_block = CeilDiv(in, row_blocks);
+    const int64_t panels = CeilDiv(out, kPanel);
+    const int64_t n_blocks = CeilDiv(args.n, kDepthMost);
+    const int64_t n_block = n_blocks > 0 ? CeilDiv(args.n, n_blocks) : 0;
+    const int64_t taps = args.t0 * args.t1 * in * args.out;
+    ParallelFor(pool, args.groups * row_blocks * panels * chunks, [&](int64_t task) {
+      const int64_t chunk = task % chunks, panel_index = task / chunks % panels;
+      const int64_t row_index = task / chunks / panels % row_blocks;
+      const int64_t group = task / chunks / panels / row_blocks;
+      const int64_t row0 = row_index * rows_block, rows = Min(rows_block, in - row0);
+      const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, out - column0);
+      const int64_t width = PanelWidth<A>(columns), plane = rows * width;
+      const int64_t padded = CeilDiv(rows, kLane) * kLane;
+      A* result = static_cast<A*>(chunks > 1 ? args.partial : args.taps) + chunk * taps;
+      Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * plane) + Arena::Bytes<A>(2 * plane) +
+                            Arena::Bytes<A>(3 * n_block * width) +
+                            Arena::Bytes<A>(3 * n_block * padded));
+      A* p = arena.Take<A>(2 * args.t0 * plane);
+      A* d = arena.Take<A>(2 * plane);
+      A* panel = arena.Take<A>(3 * n_block * width);
+      A* left_scratch = arena.Take<A>(3 * n_block * padded);
+      const int64_t first = args.k1 * chunk / chunks, last = args.k1 * (chunk + 1) / chunks;
+      for (int64_t u1 = first; u1 < last; ++u1) {
+        for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<A>(p + at, Vec<A>{});
+        for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+          for (int64_t n = 0; n < args.n; n += n_block) {
+            const int64_t depth = Min(n_block, args.n - n);
+            const int64_t x = (Frequency(u0, u1) + n) * args.in + group * in + row0;
+            const int64_t y = (Frequency(u0, u1) + n) * args.out + group * out + column0;
+            for (int64_t k = 0; k < depth; ++k) {
+              for (int64_t v = 0; v < width; v += kLane) {
+                const int64_t from = y + k * args.out + v;
+                StorePanel<A, true>(panel + k * width + v, depth * width,
+                                    LoadUpTo<A>(y_re + from, columns - v),
+                                    LoadUpTo<A>(y_im + from, columns - v));
+              }
+            }
+            const Left<A> left =
+                PrepareLeft<A>(x_re + x, x_im + x, depth, rows, args.in, left_scratch);
+            Product<A, true>(rows, depth, left, panel, depth * width, d, d + plane, width, width,
+                             n > 0);
+          }
+          SpreadOuter(u0, plane, d, p);
+        }
+        SpreadInner(u1, u1 > first, rows, columns, width, p,
+                    result + row0 * args.out + group * out + column0);
+      }
+    });
+    if (chunks > 1) SumChunks(pool, chunks, taps);
+  }
+
+  // p += conj(outer) d, the transpose of Outer.
+  void SpreadOuter(int64_t u0, int64_t plane, const A* d, A* p) const {
+    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+      const A re0 = outer_re[u0 * args.t0 + t0], im0 = outer_im[u0 * args.t0 + t0];
+      A* p_re = p + 2 * t0 * plane;
+      A* p_im = p_re + plane;
+      for (int64_t at = 0; at < plane; at += kLane) {
+        const Vec<A> re = Load<A>(d + at), im = Load<A>(d + plane + at);
+        Store<A>(p_re + at, Load<A>(p_re + at) + re0 * re + im0 * im);
+        Store<A>(p_im + at, Load<A>(p_im + at) + re0 * im - im0 * re);
+      }
+    }
+  }
+
+  // The taps' gradient (+)= the real part of conj(inner) p; `to` is tap (0, 0), row 0, column 0.
+  void SpreadInner(int64_t u1, bool add, int64_t rows, int64_t columns, int64_t width, const A* p,
+                   A* to) const {
+    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+      for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+        const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
+        const A* p_re = p + 2 * t0 * rows * width;
+        const A* p_im = p_re + rows * width;
+        A* tap = to + (t0 * args.t1 + t1) * in * args.out;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t v = 0; v < width; v += kLane) {
+            A* at = tap + r * args.out + v;
+            const int64_t from = r * width + v;
+            Vec<A> sum = re1 * Load<A>(p_re + from) + im1 * Load<A>(p_im + from);
+            if (add) sum += LoadUpTo<A>(at, columns - v);
+            StoreUpTo<A>(at, sum, columns - v);
+          }
+        }
+      }
+    }
+  }
+
+  void SumChunks(Pool* pool, int64_t chunks, int64_t taps) const {
+    constexpr int64_t kPiece = 4096;
+    const A* partial = static_cast<const A*>(args.partial);
+    A* result = static_cast<A*>(args.taps);
+    ParallelFor(pool, CeilDiv(taps, kPiece), [&](int64_t task) {
+      const int64_t end = Min(taps, (task + 1) * kPiece);
+      for (int64_t at = task * kPiece; at < end; at += kLane) {
+        Vec<A> sum = LoadUpTo<A>(partial + at, end - at);
+        for (int64_t i = 1; i < chunks; ++i) sum += LoadUpTo<A>(partial + i * taps + at, end - at);
+        StoreUpTo<A>(result + at, sum, end - at);
+      }
+    });
+  }
+
+  // One input and one output channel a group: products of vectors along the channels.
+
+  // p[t0][re, im] of the channels from c on, up to kPanel of them.
+  void InnerDepthwise(int64_t u1, int64_t c, int64_t columns, A* p) const {
+    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+      for (int64_t v = 0; v < kPanel; v += kLane) {
+        Vec<A> re = {}, im = {};
+        for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+          const Vec<A> w = LoadUpTo<A>(Tap(t0, t1, 0, c + v), columns - v);
+          re += inner_re[u1 * args.t1 + t1] * w;
+          im += inner_im[u1 * args.t1 + t1] * w;
+        }
+        Store<A>(p + 2 * t0 * kPanel + v, re);
+        Store<A>(p + (2 * t0 + 1) * kPanel + v, im);
+      }
+    }
+  }
+
+  template <bool kForward, typename L>
+  void SpreadDepthwise(Pool* pool, const L* a, const L* b, A* re, A* im) const {
+    const int64_t panels = CeilDiv(args.out, kPanel);
+    ParallelFor(pool, args.k1 * panels, [&](int64_t task) {
+      const int64_t u1 = task / panels, c = task % panels * kPanel;
+      const int64_t columns = Min(kPanel, args.out - c);
+      Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * kPanel));
+      A* p = arena.Take<A>(2 * args.t0 * kPanel);
+      InnerDepthwise(u1, c, columns, p);
+      for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+        for (int64_t v = 0; v < columns; v += kLane) {
+          Vec<A> w_re = {}, w_im = {};
+          for (int64_t t0 = 0; t0 < args.t0; ++t0) {
+            const A re0 = outer_re[u0 * args.t0 + t0], im0 = outer_im[u0 * args.t0 + t0];
+            const Vec<A> p_re = Load<A>(p + 2 * t0 * kPanel + v);
+            const Vec<A> p_im = Load<A>(p + (2 * t0 + 1) * kPanel + v);
+            w_re += re0 * p_re - im0 * p_im;
+            w_im += re0 * p_im + im0 * p_re;
+          }
+          if (kForward) w_im = -w_im;
+          for (int64_t n = 0; n < args.n; ++n) {
+            const int64_t at = (Frequency(u0, u1) + n) * args.out + c + v;
+            const Vec<A> va = LoadUpTo<A>(a + at, columns - v);
+            const Vec<A> vb = LoadUpTo<A>(b + at, columns - v);
+            StoreUpTo<A>(re + at, va * w_re - vb * w_im, columns - v);
+            StoreUpTo<A>(im + at, va * w_im + vb * w_re, columns - v);
+          }
+        }
+      }
+    });
+  }
+
+  void FilterProductDepthwise(Pool* pool) const {
+    const S* x_re = static_cast<const S*>(args.x_re);
+    const S* x_im = static_cast<const S*>(args.x_im);
+    const A* y_re = static_cast<const A*>(args.y_re);
+    const A* y_im = static_cast<const A*>(args.y_im);
+    const int64_t chunks = FilterChunks(args), panels = CeilDiv(args.out, kPanel);
+    const int64_t taps = args.t0 * args.t1 * args.out;
+    ParallelFor(pool, panels * chunks, [&](int64_t task) {
+      const int64_t chunk = task % chunks, c = task / chunks * kPanel;
+      const int64_t columns = Min(kPanel, args.out - c);
+      A* result = static_cast<A*>(chunks > 1 ? args.partial : args.taps) + chunk * taps;
+      Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * kPanel) + Arena::Bytes<A>(2 * kPanel));
+      A* p = arena.Take<A>(2 * args.t0 * kPanel);
+      A* d = arena.Take<A>(2 * kPanel);
+      const int64_t first = args.k1 * chunk / chunks, last = args.k1 * (chunk + 1) / chunks;
+      for (int64_t u1 = first; u1 < last; ++u1) {
+        for (int64_t at = 0; at < 2 * args.t0 * kPanel; at += kLane) Store<A>(p + at, Vec<A>{});
+        for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+          for (int64_t v = 0; v < kPanel; v += kLane) {
+            Vec<A> re = {}, im = {};
+            for (int64_t n = 0; v < columns && n < args.n; ++n) {
+              const int64_t at = (Frequency(u0, u1) + n) * args.out + c + v;
+              const Vec<A> xr = LoadUpTo<A>(x_re + at, columns - v);
+              const Vec<A> xi = LoadUpTo<A>(x_im + at, columns - v);
+              const Vec<A> yr = LoadUpTo<A>(y_re + at, columns - v);
+              const Vec<A> yi = LoadUpTo<A>(y_im + at, columns - v);
+              re += xr * yr + xi * yi;
+              im += xi * yr - xr * yi;
+            }
+            Store<A>(d + v, re);
+            Store<A>(d + kPanel + v, im);
+          }
+          SpreadOuter(u0, kPanel, d, p);
+        }
+        SpreadInner(u1, u1 > first, 1, columns, kPanel, p, result + c);
+      }
+    });
+    if (chunks > 1) SumChunks(pool, chunks, taps);
+  }
+
+  bool depthwise() const { return in == 1 && out == 1; }
+};
+
+template <typename A, typename S>
+void MultiplySum(const MultiplyArgs& args, Pool* pool) {
+  const Multiplier<A, S> m{args};
+  const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
+  A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
+  if (m.depthwise()) {
+    m.template SpreadDepthwise<true>(pool, a, b, re, im);
+  } else {
+    m.template Spread<true>(pool, a, b, re, im);
+  }
+}
+
+template <typename A>
+void InputProduct(const MultiplyArgs& args, Pool* pool) {
+  const Multiplier<A, A> m{args};
+  const A *a = static_cast<const A*>(args.y_re), *b = static_cast<const A*>(args.y_im);
+  A *re = static_cast<A*>(args.x_re), *im = static_cast<A*>(args.x_im);
+  if (m.depthwise()) {
+    m.template SpreadDepthwise<false>(pool, a, b, re, im);
+  } else {
+    m.template Spread<false>(pool, a, b, re, im);
+  }
+}
+
+template <typename A, typename S>
+void FilterProduct(const MultiplyArgs& args, Pool* pool) {
+  const Multiplier<A, S> m{args};
+  if (m.depthwise()) {
+    m.FilterProductDepthwise(pool);
+  } else {
+    m.FilterProduct(pool);
+  }
+}
+
+inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return MultiplySum<double, double>(args, pool);
+  if (args.x_type == Type::kBFloat16) return MultiplySum<float, BFloat16>(args, pool);
+  return MultiplySum<float, float>(args, pool);
+}
+
+inline void InputProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return InputProduct<double>(args, pool);
+  return InputProduct<float>(args, pool);
+}
+
+inline void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return FilterProduct<double, double>(args, pool);
+  if (args.x_type == Type::kBFloat16) return FilterProduct<float, BFloat16>(args, pool);
+  return FilterProduct<float, float>(args, pool);
+}
+
+}  // namespace BANDJAX_ISA
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_MULTIPLY_H_

@@ -1,0 +1,95 @@
+#include "parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+
+namespace bandjax {
+namespace {
+
+// Shared with the helpers, of which some may start only after all is done.
+struct Job {
+  int64_t tasks;
+  void (*body)(void*, int64_t);
+  void* data;
+  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> left;
+  std::mutex mutex;
+  std::condition_variable finished;
+
+  void Work() {
+    for (;;) {
+      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= tasks) return;
+      body(data, task);
+      if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex);
+        finished.notify_all();
+      }
+    }
+  }
+
+  void Wait() {
+    // A task is short: look a while before going to sleep.
+    for (int i = 0; i < 2000; ++i) {
+      if (left.load(std::memory_order_acquire) == 0) return;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    finished.wait(lock, [this] { return left.load(std::memory_order_acquire) == 0; });
+  }
+};
+
+struct Memory {
+  void* begin = nullptr;
+  size_t bytes = 0;
+  ~Memory() { std::free(begin); }
+};
+
+}  // namespace
+
+ThreadedPool::ThreadedPool(int64_t threads, Schedule schedule)
+    : Pool{&ThreadedPool::Run, &ThreadedPool::Scratch},
+      threads_(threads),
+      schedule_(std::move(schedule)) {}
+
+void* ThreadedPool::Scratch(size_t bytes) {
+  thread_local Memory memory;
+  if (memory.bytes < bytes) {
+    std::free(memory.begin);
+    memory.bytes = (bytes + 4095) / 4096 * 4096;
+    memory.begin = std::aligned_alloc(4096, memory.bytes);
+    if (memory.begin == nullptr) {
+      memory.bytes = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return memory.begin;
+}
+
+void ThreadedPool::Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), void* data) {
+  const auto* self = static_cast<ThreadedPool*>(pool);
+  if (tasks <= 0) return;
+  const int64_t helpers = std::min(self->threads_ - 1, tasks - 1);
+  if (helpers <= 0) {
+    for (int64_t task = 0; task < tasks; ++task) body(data, task);
+    return;
+  }
+  auto job = std::make_shared<Job>();
+  job->tasks = tasks;
+  job->body = body;
+  job->data = data;
+  job->left = tasks;
+  for (int64_t i = 0; i < helpers; ++i) self->schedule_([job] { job->Work(); });
+  job->Work();
+  job->Wait();
+}
+
+}  // namespace bandjax

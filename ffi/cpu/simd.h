@@ -1,0 +1,130 @@
+// Vectors of the instruction set in hand: BANDJAX_ISA names its namespace, BANDJAX_BYTES is the
+// width of a register, BANDJAX_REGISTERS how many of them may hold sums.
+#ifndef BANDJAX_FFI_CPU_SIMD_H_
+#define BANDJAX_FFI_CPU_SIMD_H_
+
+#include "kernels.h"
+
+#define BANDJAX_INLINE inline __attribute__((always_inline))
+#define BANDJAX_NOINLINE __attribute__((noinline))
+
+namespace bandjax {
+namespace BANDJAX_ISA {
+
+template <typename A>
+struct Simd;
+template <>
+struct Simd<float> {
+  typedef float Vec __attribute__((vector_size(BANDJAX_BYTES)));
+  typedef int32_t Index __attribute__((vector_size(BANDJAX_BYTES)));
+};
+template <>
+struct Simd<double> {
+  typedef double Vec __attribute__((vector_size(BANDJAX_BYTES)));
+  typedef int64_t Index __attribute__((vector_size(BANDJAX_BYTES)));
+};
+template <typename A>
+using Vec = typename Simd<A>::Vec;
+template <typename A>
+constexpr int kLanes = BANDJAX_BYTES / sizeof(A);
+
+// Rows of a register tile `vectors` wide (1, 2 or 4), the largest, and of the next smaller one:
+// few sizes, for the sake of the compiler's time.
+constexpr int TileRows(int vectors) {
+  return BANDJAX_REGISTERS / vectors < 12 ? BANDJAX_REGISTERS / vectors : 12;
+}
+constexpr int NextTileRows(int rows) { return rows > 4 ? 4 : rows / 2; }
+
+typedef uint16_t Half __attribute__((vector_size(BANDJAX_BYTES / 2)));
+typedef uint32_t Word __attribute__((vector_size(BANDJAX_BYTES)));
+
+BANDJAX_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+BANDJAX_INLINE int64_t Max(int64_t a, int64_t b) { return a < b ? b : a; }
+BANDJAX_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename A>
+BANDJAX_INLINE Vec<A> Load(const A* p) {
+  Vec<A> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename A>
+BANDJAX_INLINE Vec<A> Load(const BFloat16* p) {
+  Half half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return (Vec<A>)(__builtin_convertvector(half, Word) << 16);
+}
+template <typename A>
+BANDJAX_INLINE void Store(A* p, Vec<A> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <typename A>
+BANDJAX_INLINE void Store(BFloat16* p, Vec<A> v) {
+  const Word bits = (Word)v;
+  const Word nearest_even = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Word quiet_nan = (bits >> 16) | 0x40;
+  const Word nan = (Word)((bits & 0x7fffffff) > 0x7f800000);
+  const Half half = __builtin_convertvector((nan & quiet_nan) | (~nan & nearest_even), Half);
+  __builtin_memcpy(p, &half, sizeof half);
+}
+
+// The first `count` lanes, where fewer are there; the others are zero.
+template <typename A, typename S>
+inline Vec<A> LoadPart(const S* p, int64_t count) {
+  S lanes[kLanes<A>] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return Load<A>(lanes);
+}
+template <typename A, typename S>
+inline void StorePart(S* p, Vec<A> v, int64_t count) {
+  S lanes[kLanes<A>];
+  Store<A>(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+template <typename A, typename S>
+BANDJAX_INLINE Vec<A> LoadUpTo(const S* p, int64_t count) {
+  if (__builtin_expect(count >= kLanes<A>, 1)) return Load<A>(p);
+  return count > 0 ? LoadPart<A>(p, count) : Vec<A>{};
+}
+template <typename A, typename S>
+BANDJAX_INLINE void StoreUpTo(S* p, Vec<A> v, int64_t count) {
+  if (__builtin_expect(count >= kLanes<A>, 1)) {
+    Store<A>(p, v);
+  } else if (count > 0) {
+    StorePart<A>(p, v, count);
+  }
+}
+
+// Calls body(task) for every task, on the pool's threads.
+template <typename Body>
+inline void ParallelFor(Pool* pool, int64_t tasks, Body body) {
+  pool->run(
+      pool, tasks, [](void* data, int64_t task) { (*static_cast<Body*>(data))(task); }, &body);
+}
+
+// Hands out consecutive pieces of a thread's scratch memory.
+class Arena {
+ public:
+  Arena(Pool* pool, size_t bytes)
+      : next_(static_cast<char*>(pool->scratch(bytes))), end_(next_ + bytes) {}
+  template <typename A>
+  A* Take(int64_t count) {
+    A* piece = reinterpret_cast<A*>(next_);
+    next_ += Bytes<A>(count);
+    if (next_ > end_) __builtin_trap();  // The caller's sum is wrong.
+    return piece;
+  }
+  template <typename A>
+  static constexpr size_t Bytes(int64_t count) {
+    return (static_cast<size_t>(count) * sizeof(A) + 63) / 64 * 64;
+  }
+
+ private:
+  char* next_;
+  char* end_;
+};
+
+}  // namespace BANDJAX_ISA
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_SIMD_H_
