@@ -3,27 +3,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BUILD = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build
 WORKERS ?= auto
 TESTS ?= tests
 SWEEP ?= 1
 COVERAGE ?= --cov --cov-report=term --cov-fail-under=95
+NATIVE := $(shell find ffi -type f)
+CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train test lint format benchmark figures clean
+.PHONY: help train test lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) SWEEP=$(SWEEP)"
 
-# The environment is made anew when its requirements change.
-$(VENV)/.installed: pyproject.toml
+# The environment is made anew when its requirements or the native sources change.
+$(VENV)/.installed: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-$(VENV)/.linters: pyproject.toml $(VENV)/.installed
+$(VENV)/.linters: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	@touch $@
 
@@ -37,10 +40,27 @@ lint: $(VENV)/.linters  ## Check format, style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(VENV)/.linters  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitizers.
+	$(BUILD)/asan -C build-dir=build/asan -C cmake.define.BANDJAX_FUZZ=ON .
+	build/asan/fuzz
+
+# The linker keeps one copy of a weak function, and it may be that of an object compiled for AVX.
+isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portable code.
+	$(BUILD)/isa -C build-dir=build/isa .
+	@! find build/isa -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + | grep ' W '
+
+cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architecture, and load them.
+	rm -rf build/cuda
+	$(BIN)/python -m pip install --quiet --no-deps --target build/cuda -C cmake.define.BANDJAX_CUDA=ON .
+	cd build/cuda/bandjax && $(abspath $(BIN))/python -c 'import _ffi; \
+	  assert _ffi.cpu_handlers().keys() <= _ffi.cuda_handlers().keys(); print(_ffi.CUDA_ARCHITECTURES)'
 
 benchmark: $(VENV)/.installed  ## Time the operator against the dense convolution.
 	$(BIN)/python -m experiments.benchmarks

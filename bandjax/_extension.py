@@ -14,10 +14,9 @@ import jax
 
 # The names of the platforms for jax.lax.platform_dependent, and for the registry of handlers.
 _REGISTRY = {"cpu": "cpu", "cuda": "CUDA"}
-_CPU_CURE = (
-    "pip install --force-reinstall --no-deps . builds them, given a C++17 compiler (BUILD.md)"
-)
-_CUDA_CURE = "pip install . -C cmake.define.BANDJAX_CUDA=ON builds them, given nvcc (BUILD.md)"
+_REINSTALL = "pip install --force-reinstall --no-deps ."
+_CPU_CURE = f"{_REINSTALL} builds them, given a compiler (BUILD.md)"
+_CUDA_CURE = f"{_REINSTALL} -C cmake.define.BANDJAX_CUDA=ON builds them, given nvcc (BUILD.md)"
 
 
 def native_status() -> str:

@@ -55,7 +55,7 @@ endif()
 list(JOIN names ", " names)
 message(STATUS "CUDA kernels for ${names}")
 
-set(CMAKE_CUDA_ARCHITECTURES OFF)  # `gencode` has them: older versions of CMake know no sm_90a.
+set(CMAKE_CUDA_ARCHITECTURES OFF)  # `gencode` has them.
 enable_language(CUDA)
 file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cu")
 if(NOT cuda_sources)
@@ -72,5 +72,5 @@ target_compile_options(bandjax_cuda PRIVATE ${gencode} --expt-relaxed-constexpr)
 target_link_libraries(_ffi PRIVATE bandjax_cuda)
 target_compile_definitions(_ffi PRIVATE "BANDJAX_CUDA=\"${names}\"")
 # Linked statically, so that the module loads where there is no CUDA.
-set_target_properties(_ffi PROPERTIES CUDA_RUNTIME_LIBRARY Static)
-set_target_properties(bandjax_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+set_target_properties(_ffi bandjax_cuda PROPERTIES
+  CUDA_ARCHITECTURES OFF CUDA_RUNTIME_LIBRARY Static)

@@ -89,7 +89,7 @@ def test_another_platform(monkeypatch, registered):
 def unavailable(reason):
     """Checks that nothing is available and that every message gives the reason."""
     assert bandjax.native_status() == f"native: unavailable ({reason})"
-    for platform, cure in [("cpu", "C++17 compiler"), ("cuda", "BANDJAX_CUDA=ON")]:
+    for platform, cure in [("cpu", "given a compiler"), ("cuda", "BANDJAX_CUDA=ON")]:
         assert not _extension.available(platform)
         with pytest.raises(RuntimeError) as error:
             _extension.require(platform)
@@ -180,7 +180,7 @@ def test_what_was_built_loads():
     assert module.cpu_handlers()
     cuda = module.cuda_handlers()
     assert bool(cuda) == module.BUILT_WITH_CUDA
-    assert set(cuda) <= set(module.cpu_handlers())
+    assert not cuda or cuda.keys() >= module.cpu_handlers().keys()
     # A handler of the wrong version would make every operation fail from here on.
     assert float(jnp.arange(3.0).sum()) == 3
 
