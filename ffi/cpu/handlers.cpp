@@ -51,13 +51,15 @@ ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args, ffi::Threa
 }
 
 // XLA's large buffers are fresh pages of the system each time, and this kernel is the first to
-// touch them: in pages of 2 MiB that costs a fraction.
+// touch them: in pages of 2 MiB that costs a fraction. The advice is a hint, so that it may reach a
+// little beyond the buffer.
 void PreferHugePages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 2 << 20;
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (bytes < kHuge) return;
+  const auto begin = reinterpret_cast<uintptr_t>(data) / kHuge * kHuge;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes + kHuge - 1) / kHuge * kHuge;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;
 #endif

@@ -41,23 +41,63 @@ struct Left {
   int64_t step, sum_step;  // of the axis that is not contiguous; a and b have the same
 };
 
+// What the next product will read, fetched into the second-level cache a little at a time while
+// this one computes: its rows are too far apart for the processor to see them coming.
+class Ahead {
+ public:
+  void Add(const void* begin, int64_t row_bytes, int64_t rows, int64_t stride_bytes) {
+    regions_[count_++] = {static_cast<const char*>(begin), CeilDiv(row_bytes, kLine), rows,
+                          stride_bytes};
+    lines_ += CeilDiv(row_bytes, kLine) * rows;
+  }
+  // To be done within so many calls of Some().
+  void Within(int64_t calls) { each_ = CeilDiv(lines_, Max(calls, 1)); }
+
+  BANDJAX_INLINE void Some() {
+    for (int64_t i = 0; i < each_ && lines_ > 0; ++i, --lines_) {
+      Region& region = regions_[at_];
+      __builtin_prefetch(region.begin + line_ * kLine, 0, 2);
+      if (++line_ < region.lines) continue;
+      line_ = 0;
+      region.begin += region.stride;
+      if (--region.rows == 0) ++at_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  struct Region {
+    const char* begin;
+    int64_t lines, rows, stride;
+  };
+  Region regions_[4];
+  int count_ = 0, at_ = 0;
+  int64_t line_ = 0, lines_ = 0, each_ = 0;
+};
+constexpr int64_t kStretch = 16;  // steps along the sum between two looks ahead
+
 // A tile of rows times a panel. Writes to, or with `add` adds to, re and im.
 template <typename A, int kRows, int kVectors, bool kAcross>
 BANDJAX_INLINE void ProductTile(int64_t depth, const Left<A>& left, const A* panel, int64_t plane,
-                                A* re, A* im, int64_t ldo, int64_t columns, bool add) {
+                                A* re, A* im, int64_t ldo, int64_t columns, bool add,
+                                Ahead* ahead) {
   constexpr int64_t kWidth = kVectors * kLanes<A>;
   Vec<A> sums[kRows][kVectors] = {};
   Vec<A> shared[kRows][kVectors];
   const auto accumulate = [&](const A* factor, int64_t step, const A* rows) {
-    for (int64_t k = 0; k < depth; ++k) {
-      Vec<A> row[kVectors];
+    for (int64_t begin = 0; begin < depth; begin += kStretch) {
+      ahead->Some();
+      const int64_t end = Min(begin + kStretch, depth);
+      for (int64_t k = begin; k < end; ++k) {
+        Vec<A> row[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) row[v] = Load<A>(rows + k * kWidth + v * kLanes<A>);
+        for (int v = 0; v < kVectors; ++v) row[v] = Load<A>(rows + k * kWidth + v * kLanes<A>);
 #pragma GCC unroll 16
-      for (int m = 0; m < kRows; ++m) {
-        const A f = kAcross ? factor[k * step + m] : factor[m * step + k];
+        for (int m = 0; m < kRows; ++m) {
+          const A f = kAcross ? factor[k * step + m] : factor[m * step + k];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sums[m][v] += f * row[v];
+          for (int v = 0; v < kVectors; ++v) sums[m][v] += f * row[v];
+        }
       }
     }
   };
@@ -92,16 +132,17 @@ BANDJAX_INLINE void ProductTile(int64_t depth, const Left<A>& left, const A* pan
 template <typename A, int kVectors, bool kAcross, int kRows = TileRows(kVectors)>
 BANDJAX_INLINE void ProductTiles(int64_t rows, int64_t depth, Left<A> left, const A* panel,
                                  int64_t plane, A* re, A* im, int64_t ldo, int64_t columns,
-                                 bool add) {
+                                 bool add, Ahead* ahead) {
   for (; rows >= kRows; rows -= kRows, re += kRows * ldo, im += kRows * ldo) {
-    ProductTile<A, kRows, kVectors, kAcross>(depth, left, panel, plane, re, im, ldo, columns, add);
+    ProductTile<A, kRows, kVectors, kAcross>(depth, left, panel, plane, re, im, ldo, columns, add,
+                                             ahead);
     left.a += kAcross ? kRows : kRows * left.step;
     left.b += kAcross ? kRows : kRows * left.step;
     left.sum += kAcross ? kRows : kRows * left.sum_step;
   }
   if constexpr (kRows > 1) {
     ProductTiles<A, kVectors, kAcross, NextTileRows(kRows)>(rows, depth, left, panel, plane, re, im,
-                                                            ldo, columns, add);
+                                                            ldo, columns, add, ahead);
   }
 }
 
@@ -115,17 +156,20 @@ BANDJAX_INLINE int64_t PanelWidth(int64_t columns) {
 // rows x columns (+)= left x panel, `columns` at most kPanelVectors vectors.
 template <typename A, bool kAcross>
 BANDJAX_NOINLINE void Product(int64_t rows, int64_t depth, const Left<A>& left, const A* panel,
-                              int64_t plane, A* re, A* im, int64_t ldo, int64_t columns, bool add) {
+                              int64_t plane, A* re, A* im, int64_t ldo, int64_t columns, bool add,
+                              Ahead ahead) {
+  const int64_t tiles = CeilDiv(rows, TileRows(CeilDiv(columns, kLanes<A>) > 2 ? 4 : 2));
+  ahead.Within(3 * tiles * CeilDiv(depth, kStretch));
   switch (PanelWidth<A>(columns) / kLanes<A>) {
     case 1:
       return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add);
+                                         add, &ahead);
     case 2:
       return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add);
+                                         add, &ahead);
     default:
       return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add);
+                                         add, &ahead);
   }
 }
 
@@ -203,35 +247,34 @@ struct Multiplier {
   // The same with rows the output channels and columns the input channels: transposed.
   void InnerTransposed(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
                        A* p, int64_t width) const {
-    alignas(64) A square_re[kLane][kLane], square_im[kLane][kLane];
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       A* p_re = p + 2 * t0 * rows * width;
       A* p_im = p_re + rows * width;
       for (int64_t v = 0; v < width; v += kLane) {
         const int64_t valid = Min(kLane, columns - v);
         for (int64_t r = 0; r < rows; r += kLane) {
-          for (int64_t i = 0; i < kLane; ++i) {
-            Vec<A> re = {}, im = {};
-            for (int64_t t1 = 0; i < valid && t1 < args.t1; ++t1) {
-              __builtin_prefetch(Tap(t0, t1, column0 + v + i, row0 + r + kAhead));
-              const Vec<A> w = LoadUpTo<A>(Tap(t0, t1, column0 + v + i, row0 + r), rows - r);
-              re += inner_re[u1 * args.t1 + t1] * w;
-              im += inner_im[u1 * args.t1 + t1] * w;
+          Vec<A> re[kLane] = {}, im[kLane] = {};
+          for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+            const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
+#pragma GCC unroll 16
+            for (int i = 0; i < kLane; ++i) {
+              if (i >= valid) break;
+              const A* tap = Tap(t0, t1, column0 + v + i, row0 + r);
+              __builtin_prefetch(tap + kLane);
+              const Vec<A> w = LoadUpTo<A>(tap, rows - r);
+              re[i] += re1 * w;
+              im[i] += im1 * w;
             }
-            Store<A>(square_re[i], re);
-            Store<A>(square_im[i], im);
           }
+          Transpose<A>(re);
+          Transpose<A>(im);
           const int64_t height = Min(kLane, rows - r);
-          Transpose(square_re, height, p_re + r * width + v, width);
-          Transpose(square_im, height, p_im + r * width + v, width);
+          for (int64_t i = 0; i < height; ++i) {
+            Store<A>(p_re + (r + i) * width + v, re[i]);
+            Store<A>(p_im + (r + i) * width + v, im[i]);
+          }
         }
       }
-    }
-  }
-
-  static void Transpose(const A (&square)[kLane][kLane], int64_t height, A* to, int64_t ld) {
-    for (int64_t r = 0; r < height; ++r) {
-      for (int64_t i = 0; i < kLane; ++i) to[r * ld + i] = square[i][r];
     }
   }
 
@@ -295,8 +338,14 @@ struct Multiplier {
           const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
           const Left<A> left =
               PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
+          Ahead ahead;
+          if (u0 + 1 < u0_last) {
+            const int64_t next = from + args.k1 * args.n * ld_left;
+            ahead.Add(a + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
+            ahead.Add(b + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
+          }
           Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
-                            columns, k > 0);
+                            columns, k > 0, ahead);
         }
       }
     });
@@ -348,8 +397,17 @@ struct Multiplier {
             }
             const Left<A> left =
                 PrepareLeft<A>(x_re + x, x_im + x, depth, rows, args.in, left_scratch);
+            Ahead ahead;
+            if (n_blocks == 1 && u0 + 1 < args.k0) {
+              const int64_t next_x = x + args.k1 * args.n * args.in;
+              const int64_t next_y = y + args.k1 * args.n * args.out;
+              ahead.Add(x_re + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
+              ahead.Add(x_im + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
+              ahead.Add(y_re + next_y, columns * sizeof(A), depth, args.out * sizeof(A));
+              ahead.Add(y_im + next_y, columns * sizeof(A), depth, args.out * sizeof(A));
+            }
             Product<A, true>(rows, depth, left, panel, depth * width, d, d + plane, width, width,
-                             n > 0);
+                             n > 0, ahead);
           }
           SpreadOuter(u0, plane, d, p);
         }

@@ -68,6 +68,20 @@ BANDJAX_INLINE void Store(BFloat16* p, Vec<A> v) {
   __builtin_memcpy(p, &half, sizeof half);
 }
 
+// Lane i of the result is lane index[i] of a, or of b when that exceeds a's lanes.
+template <typename A>
+BANDJAX_INLINE Vec<A> Shuffle(Vec<A> a, Vec<A> b, typename Simd<A>::Index index) {
+#if defined(__clang__)
+  Vec<A> result;
+  for (int i = 0; i < kLanes<A>; ++i) {
+    result[i] = index[i] < kLanes<A> ? a[index[i]] : b[index[i] - kLanes<A>];
+  }
+  return result;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
 // The first `count` lanes, where fewer are there; the others are zero.
 template <typename A, typename S>
 inline Vec<A> LoadPart(const S* p, int64_t count) {
@@ -92,6 +106,28 @@ BANDJAX_INLINE void StoreUpTo(S* p, Vec<A> v, int64_t count) {
     Store<A>(p, v);
   } else if (count > 0) {
     StorePart<A>(p, v, count);
+  }
+}
+
+// Turns a square of vectors by swapping ever smaller blocks off the diagonal.
+template <typename A>
+BANDJAX_INLINE void Transpose(Vec<A> (&rows)[kLanes<A>]) {
+  constexpr int kLane = kLanes<A>;
+#pragma GCC unroll 4
+  for (int size = kLane / 2; size > 0; size /= 2) {
+    typename Simd<A>::Index upper, lower;
+#pragma GCC unroll 16
+    for (int j = 0; j < kLane; ++j) {
+      upper[j] = j & size ? kLane + j - size : j;
+      lower[j] = j & size ? kLane + j : j + size;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLane; ++i) {
+      if (i & size) continue;
+      const Vec<A> a = rows[i], b = rows[i + size];
+      rows[i] = Shuffle<A>(a, b, upper);
+      rows[i + size] = Shuffle<A>(a, b, lower);
+    }
   }
 }
 

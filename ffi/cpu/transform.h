@@ -141,6 +141,7 @@ struct Transformer {
       const int64_t odd_rows = Min(rows, args.h / 2 - first);
       for (int64_t u = 0; u <= args.u1; ++u) {
         LoadSpectrum(n, c0, u, sums);
+        if (u < args.u1) FetchSpectrum(n, c0, u + 1);
         const int64_t qc = u * kWidth, qs = sine_column + u * kWidth;
         TableProduct<A, kVectors>(rows, args.u0 + 1, table0 + first, 1, half_h, sums[0], kWidth,
                                   z + qc, ldz);
@@ -261,6 +262,19 @@ struct Transformer {
         if (!paired) continue;
         StoreUpTo<A>(re + minus + lane, cc + ss, valid);
         StoreUpTo<A>(im + minus + lane, sc - cs, valid);
+      }
+    }
+  }
+
+  // Into the cache, while the column before is at work: its rows are far apart.
+  void FetchSpectrum(int64_t n, int64_t c0, int64_t u) const {
+    const int64_t bytes = Min(kWidth, args.c - c0) * sizeof(S);
+    for (int64_t row = 0; row < args.k0; ++row) {
+      const char* re = reinterpret_cast<const char*>(static_cast<const S*>(args.re) + At(row, u, n, c0));
+      const char* im = reinterpret_cast<const char*>(static_cast<const S*>(args.im) + At(row, u, n, c0));
+      for (int64_t at = 0; at < bytes; at += 64) {
+        __builtin_prefetch(re + at);
+        __builtin_prefetch(im + at);
       }
     }
   }
