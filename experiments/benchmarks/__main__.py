@@ -75,7 +75,7 @@ class Options:
     """With which kernels; auto leaves it to bandjax."""
     batch: Annotated[int | None, _optional("INT", "the workload's")] = None
     """Examples in a batch."""
-    runs: int = 15
+    runs: int = 11
     """Rounds; each calls every function once."""
     seconds: float = 5.0
     """What the timed calls of one function may take: a slow one takes part in fewer rounds, one

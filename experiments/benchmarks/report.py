@@ -16,7 +16,7 @@ from experiments.records import Record
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # What a step's ratio stands beside, in a fixed order and colour.
 PEERS = ("lax", "flax", "torch", "fft", "fft-pow2")
@@ -95,9 +95,11 @@ def _seconds_table(title: str, rows: list[Record], runs: int) -> Table:
 
 def _milliseconds(seconds: Record, runs: int) -> str:
     median = 1e3 * seconds["median"]
-    spread = (seconds["high"] - seconds["low"]) / 2 / seconds["median"]
     few = "" if seconds["runs"] == runs else f" \\[{seconds['runs']}]"
     number = f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+    if seconds["runs"] == 1:
+        return f"{number}{few}"
+    spread = (seconds["high"] - seconds["low"]) / 2 / seconds["median"]
     return f"{number} ±{spread:.0%}{few}"
 
 
@@ -183,7 +185,9 @@ def notes(rows: Sequence[Record]) -> list[str]:
         seconds = {c["name"]: c["seconds"]["median"] for c in row["candidates"]}
         if REST in seconds:
             shares = ", ".join(
-                f"{seconds[REST] / s:.0%} of {name}" for name, s in seconds.items() if name != REST
+                f"{seconds[REST] / seconds[c['name']]:.0%} of {c['name']}"
+                for c in row["candidates"]
+                if c["side"] in ("flax", "bandjax")
             )
             lines.append(
                 f"{where}: with a copy in place of every convolution the step takes "
@@ -234,6 +238,8 @@ def plot(rows: Sequence[Record], title: str, path: Path) -> bool:
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_xticks(range(len(clusters)), [label for label, _ in clusters], fontsize=7)
         axis.tick_params(axis="x", rotation=90 if len(clusters) > 12 else 0)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         axis.set(ylabel="times faster", xlim=(-0.6, len(clusters) - 0.4))
         what = "output and both gradients" if direction == "train" else "forward alone"
