@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was measured before is in the JSON file", file=sys.stderr)
+        print("interrupted; the workloads that were finished are in the JSON file", file=sys.stderr)
         return 130
     return 0
 

@@ -115,15 +115,16 @@ def _candidate(
     images, labels = (jnp.asarray(a) for a in random_examples(network))
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 
-    def loss_of(params: Any, stats: Any) -> tuple[jax.Array, Any]:
+    def loss_of(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
         # Batch norm writes its statistics, which must not be those of the caller: copy.
         model = nnx.merge(graph, params, stats, copy=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
+        losses = optax.softmax_cross_entropy_with_integer_labels(model(x), y)
         return losses.mean(), nnx.state(model, nnx.BatchStat)
 
-    def step(state: Any) -> tuple[Any, jax.Array]:
+    # The examples are arguments: of constants, XLA would compute what it can once and for all.
+    def step(state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
         params, stats, memory = state
-        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, stats)
+        (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, stats, x, y)
         updates, memory = optimizer.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), stats, memory), loss
 
@@ -132,14 +133,14 @@ def _candidate(
         graph = nnx.graphdef(model)
         params = nnx.state(model, nnx.Param)
         state = (params, nnx.state(model, nnx.BatchStat), optimizer.init(params))
-        traced = jax.jit(step, donate_argnums=0).trace(state)
+        traced = jax.jit(step, donate_argnums=0).trace(state, images, labels)
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error
     compiled, seconds, temp_bytes = compile_traced(traced)
 
     def call() -> jax.Array:
         nonlocal state
-        state, loss = jax.block_until_ready(compiled(state))
+        state, loss = jax.block_until_ready(compiled(state, images, labels))
         return loss
 
     return Candidate(

@@ -154,7 +154,7 @@ def _ratio_table(title: str, rows: list[Record]) -> Table:
 
 
 def _columns(table: Table, rows: list[Record]) -> None:
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for row in rows:
         table.add_column(row["workload"], justify="right", overflow="fold")
 

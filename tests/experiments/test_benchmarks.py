@@ -548,7 +548,7 @@ def test_interrupted_run_says_so(monkeypatch, capsys):
 
     monkeypatch.setattr("experiments.benchmarks.__main__.run", interrupt)
     assert main([]) == 130
-    assert "what was measured before is in the JSON file" in capsys.readouterr().err
+    assert "the workloads that were finished are in the JSON file" in capsys.readouterr().err
 
 
 def test_picture_of_every_kind_of_row(tmp_path):
