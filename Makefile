@@ -62,7 +62,7 @@ cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architectu
 	cd build/cuda/bandjax && $(abspath $(BIN))/python -c 'import _ffi; \
 	  assert _ffi.cpu_handlers().keys() <= _ffi.cuda_handlers().keys(); print(_ffi.CUDA_ARCHITECTURES)'
 
-benchmark: $(VENV)/.installed  ## Time the operator against the dense convolution.
+benchmark: $(VENV)/.installed  ## Time ResNet-18's layers against their peers (minutes).
 	$(BIN)/python -m experiments.benchmarks
 
 figures: $(VENV)/.installed  ## Draw the README's picture again.

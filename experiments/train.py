@@ -10,9 +10,6 @@ picture of the curves (curves.png) and a summary of all runs in that folder (sum
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,6 +23,7 @@ from rich.console import Console
 
 from experiments import data, report
 from experiments.bands import parse_band
+from experiments.command import parse_options
 from experiments.config import Method, Optimizer, Schedule, Settings, settings_for
 from experiments.errors import UserError
 from experiments.loop import Epoch, Trainer, place
@@ -166,28 +164,11 @@ def train_run(trainer: Trainer, label: str, seed: int, title: str, console: Cons
     }
 
 
-def parse_options(arguments: Sequence[str]) -> Options:
-    """Options from the command line's words.
-
-    Raises:
-        UserError: tyro refuses them. Its boxed message is shortened to its first sentence.
-    """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(Options, args=arguments, prog="python -m experiments.train")
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-    message, *_ = re.split(r"\n\W*\n", re.sub(r"^.*\n", "", box.getvalue(), count=1))
-    words = re.sub(r"^[│|]|[│|]$", "", message, flags=re.MULTILINE).split()
-    raise UserError(f"{' '.join(words)} (--help lists the options)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
-        run_job(parse_options(sys.argv[1:] if arguments is None else arguments), Console())
+        words = sys.argv[1:] if arguments is None else arguments
+        run_job(parse_options(Options, words, "python -m experiments.train"), Console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,176 +1,296 @@
-"""Time training through one convolution against the dense convolution of the backend.
+"""Time bandjax against its peers.
 
     python -m experiments.benchmarks
-    python -m experiments.benchmarks --batch 32 --rates 0.5 0.75 0.9
+    python -m experiments.benchmarks --workloads all --runs 9
+    python -m experiments.benchmarks --check runs/benchmark.json
 
-The layers are the 3x3 ones of the four stages of a ResNet-18 on 32x32 images. One jitted call
-returns the output and both gradients, all three live. The peer is the faster of
-jax.lax.conv_general_dilated in the NHWC and the NCHW layout, timed in the same rounds.
+A training call returns the output and both gradients, all three live. Every function of a workload
+is timed in the same rounds. The peers are jax.lax's convolution and PyTorch's (each in both memory
+layouts, the faster one counts), and band-limited convolutions as one writes them with jnp.fft, on
+bandjax's grid and on the powers of two of the paper's authors; for a whole network Flax and
+PyTorch.
 """
 
 from __future__ import annotations
 
-import math
+import importlib.metadata
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import bandjax
-from experiments.benchmarks.timing import interleaved
+from experiments.benchmarks import report, targets
+from experiments.benchmarks.measure import Plan, measure, torch_installed
+from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Network, Workload, select
+from experiments.command import parse_options
 from experiments.config import Method
 from experiments.errors import UserError
-from experiments.records import provenance, write_json
+from experiments.records import Record, provenance, write_json
 
-STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels, height and width
+Peer = Literal["lax", "flax", "torch", "fft", "fft-pow2"]
+Direction = Literal["train", "forward"]
+Implementation = Literal["auto", "xla", "native"]
+Precision = Literal["float32", "tf32"]
+
+
+def _optional(metavar: str, hint: str) -> object:
+    """How --help shows an option that may be left out."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {hint})")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Time training through one convolution against the dense one.
+    """Time bandjax against its peers, in the same rounds.
 
-    Prints a table and writes JSON: medians, quartiles, machine, versions, date.
+    Prints tables, writes JSON (medians, quartiles, machine, versions, date) and a picture beside
+    it. The default takes a few minutes.
     """
 
-    batch: int = 128
-    """Images in a batch."""
-    rates: tuple[float, ...] = (0.5, 0.75)
-    """Compressions to time. Small maps are coarse: the table has the true shares."""
+    workloads: tuple[str, ...] = ("stages",)
+    """Groups or single workloads to time, or all; --list shows them."""
+    peers: Annotated[
+        tuple[Peer, ...] | None, _optional("PEER...", "those of the workload that are installed")
+    ] = None
+    """lax (dense convolution), flax (dense network), torch (both, by PyTorch), fft (jnp.fft on
+    bandjax's grid), fft-pow2 (jnp.fft on the authors' powers of two). The last two are timed at the
+    first band that drops anything."""
+    bands: Annotated[tuple[str, ...] | None, _optional("BAND...", "the workload's")] = None
+    """none (every frequency), compression=RATE or modes=U[,U..]. Small maps are coarse: the tables
+    have the true shares."""
+    directions: tuple[Direction, ...] = ("train", "forward")
+    """train (output and both gradients) or forward (output alone); a network is trained."""
     methods: tuple[Method, ...] = ("auto",)
-    """How bandjax computes the convolutions."""
-    runs: int = 15
-    """Timed rounds; each calls every function once."""
-    out: Path = Path("runs/benchmark-layers.json")
-    """The JSON file to write."""
-
-
-def training_call(convolve: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """A function that returns the output and both gradients, so that XLA must compute all."""
-
-    def call(x: jax.Array, kernel: jax.Array, ct: jax.Array) -> Any:
-        y, pull_back = jax.vjp(convolve, x, kernel)
-        return y, *pull_back(ct)
-
-    return call
-
-
-def dense(layout: str) -> Callable[..., Any]:
-    """The dense layer on arrays that lie as in the given layout, ``NHWC`` or ``NCHW``."""
-    order = (0, 1, 2, 3) if layout == "NHWC" else (0, 3, 1, 2)
-
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=(layout, "HWIO", layout)
-        )
-
-    call = training_call(convolve)
-
-    # NCHW arrays have the same bytes in another order; random data needs no transposition.
-    def reordered(x: jax.Array, kernel: jax.Array, ct: jax.Array) -> Any:
-        shaped = (a.reshape([a.shape[i] for i in order]) for a in (x, ct))
-        x, ct = shaped
-        return call(x, kernel, ct)
-
-    return reordered
-
-
-def time_stage(channels: int, size: int, options: Options) -> dict[str, Any]:
-    """Times one layer: dense in both layouts, and every method at every rate."""
-    rng = np.random.default_rng(0)
-    shape = (options.batch, size, size, channels)
-    kernel_shape = (3, 3, channels, channels)
-    x, kernel, ct = (
-        jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, kernel_shape, shape)
-    )
-    functions = {"dense NHWC": dense("NHWC"), "dense NCHW": dense("NCHW")}
-    shares = {}
-    for rate in options.rates:
-        band = bandjax.Compression(rate)
-        shares[rate] = bandjax.conv_geometry(shape, kernel_shape, band).compression
-        for method in options.methods:
-
-            def convolve(x: Any, k: Any, band: Any = band, method: str = method) -> jax.Array:
-                return bandjax.band_conv(x, k, band, method=method)
-
-            functions[f"{method} {rate:g}"] = training_call(convolve)
-    timings = interleaved(functions, (x, kernel, ct), options.runs)
-    peer = min(timings[name].median for name in ("dense NHWC", "dense NCHW"))
-    return {
-        "channels": channels,
-        "size": size,
-        "compression": {f"{rate:g}": share for rate, share in shares.items()},
-        "timings": {name: t.as_dict() for name, t in timings.items()},
-        "speedup": {name: peer / t.median for name, t in timings.items()},
-    }
-
-
-def report(stages: list[dict[str, Any]], options: Options) -> Table:
-    """One row for each function: its speed in every stage, as a multiple of the dense one."""
-    table = Table(
-        title=f"y, dx and dw of a 3x3 layer, batch {options.batch}: times the faster dense layer",
-        caption="in brackets: the true compression",
-    )
-    table.add_column("")
-    for stage in stages:
-        table.add_column(f"{stage['channels']}, {stage['size']}²", justify="right")
-    table.add_column("geometric mean", justify="right")
-    for name in stages[0]["speedup"]:
-        cells = []
-        for stage in stages:
-            share = stage["compression"].get(name.split()[1])
-            note = f" ({share:.0%})" if share is not None else ""
-            cells.append(f"{stage['speedup'][name]:.2f}×{note}")
-        table.add_row(name, *cells, f"{geometric_mean(stages, name):.2f}×")
-    return table
-
-
-def geometric_mean(stages: list[dict[str, Any]], name: str) -> float:
-    """The geometric mean of one function's speed-up over the stages."""
-    return math.exp(sum(math.log(stage["speedup"][name]) for stage in stages) / len(stages))
+    """How bandjax computes; auto chooses."""
+    implementations: tuple[Implementation, ...] = ("auto",)
+    """With which kernels; auto leaves it to bandjax."""
+    batch: Annotated[int | None, _optional("INT", "the workload's")] = None
+    """Examples in a batch."""
+    runs: int = 11
+    """Rounds; each calls every function once."""
+    seconds: float = 5.0
+    """What the timed calls of one function may take: a slow one takes part in fewer rounds, one
+    at least, and its number of calls is recorded."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where all sides compute."""
+    precisions: Annotated[
+        tuple[Precision, ...] | None,
+        _optional("{float32,tf32}...", "float32; on a GPU both"),
+    ] = None
+    """Of products, on all sides: float32 in full, or TF32 (GPU)."""
+    accuracy: bool = False
+    """Compare every function with float64, too."""
+    out: Path = Path("runs/benchmark.json")
+    """The JSON file to write; the picture lies beside it."""
+    list: bool = False
+    """Show the workloads, and do nothing else."""
+    check: Annotated[tuple[Path, ...], _optional("FILE...", "none")] = ()
+    """Compare earlier runs' JSON with the bounds in targets.py, and do nothing else."""
+    strict: bool = False
+    """With --check: exit with status 1 if a bound is missed or none was measured."""
 
 
 def run(options: Options, console: Console) -> None:
-    """Times every stage, prints the table, writes the JSON file.
+    """Times the workloads, prints tables, writes the JSON file and the picture.
 
     Raises:
-        UserError: a batch, a number of runs or a rate that cannot be, or an unwritable file.
+        UserError: an option cannot be, a peer or a device is not there, or a file cannot be
+            written.
     """
-    if options.batch < 1 or options.runs < 1:
-        raise UserError(f"--batch and --runs must be >= 1, got {options.batch}, {options.runs}")
-    try:
-        for rate in options.rates:
-            bandjax.Compression(rate)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
-    stages = [
-        time_stage(channels, size, options)
-        for channels, size in track(STAGES, "layers", console=console, transient=True)
+    workloads = select(options.workloads, batch=options.batch, bands=options.bands)
+    plan, precisions = _plan(options)
+    jobs = [
+        (workload, direction, precision)
+        for workload in workloads
+        for direction in _directions(workload, options)
+        for precision in precisions
     ]
-    console.print(report(stages, options))
-    means = {name: geometric_mean(stages, name) for name in stages[0]["speedup"]}
-    settings = {k: v for k, v in asdict(options).items() if k != "out"}
-    content = {**provenance(), "settings": settings, "geometric_mean": means, "stages": stages}
-    write_json(options.out, content)
-    console.print(f"figures: {options.out}", highlight=False)
-
-
-def main() -> int:
-    """The command line; returns the exit status."""
+    if not jobs:
+        raise UserError("nothing to time: a network is trained, add train to --directions")
     try:
-        run(tyro.cli(Options, prog="python -m experiments.benchmarks"), Console())
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: {error.strerror}") from error
+    content: Record = {**_provenance(), "settings": _settings(options), "geometric_means": []}
+    rows: list[Record] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for number, (workload, direction, precision) in enumerate(jobs):
+            title = f"{workload.name} · batch {workload.batch} · {direction} · {precision}"
+            bar.update(task, description=title)
+            start = time.perf_counter()
+            rows.append(
+                measure(
+                    workload,
+                    direction,
+                    precision,
+                    plan,
+                    lambda share, done=number: bar.update(task, completed=done + share),
+                )
+            )
+            line = f"{number + 1}/{len(jobs)} · {title} · {time.perf_counter() - start:.0f} s"
+            console.print(line, highlight=False)
+            content["geometric_means"] = report.geometric_means(rows)
+            # After each, so that what an interrupted job has measured is there.
+            write_json(options.out, {**content, "rows": rows})
+    for table in report.tables(rows, options.runs):
+        console.print(table)
+    for note in report.notes(rows):
+        console.print(note, highlight=False)
+    written = [options.out]
+    machine = content["machine"]
+    title = f"{machine['device']}, {machine['cores']} cores, {content['date'][:10]}"
+    picture = options.out.with_suffix(".png")
+    if report.plot(rows, title, picture):
+        written.append(picture)
+    console.print("written:", *map(str, written), soft_wrap=True, highlight=False)
+
+
+def _directions(workload: Workload, options: Options) -> tuple[str, ...]:
+    if isinstance(workload, Network):
+        return tuple(d for d in options.directions if d == "train")
+    return options.directions
+
+
+def _plan(options: Options) -> tuple[Plan, tuple[str, ...]]:
+    """What was asked for, checked before anything is timed; and the precisions."""
+    if options.runs < 1 or not options.seconds >= 0:
+        raise UserError(
+            f"need --runs >= 1 and --seconds >= 0, got {options.runs} and {options.seconds:g}"
+        )
+    for name in ("directions", "methods", "implementations"):
+        if not getattr(options, name):
+            raise UserError(f"need at least one of --{name}")
+    precisions = options.precisions or (("float32", "tf32") if options.device == "gpu" else PLAIN)
+    if options.device == "cpu" and "tf32" in precisions:
+        raise UserError("--precisions tf32 is for --device gpu")
+    _choose_device(options.device)
+    if options.peers is not None and "torch" in options.peers and not torch_installed():
+        raise UserError("--peers torch: PyTorch is not installed: pip install torch")
+    for implementation in options.implementations:
+        if implementation != "auto":
+            _try(implementation)
+    plan = Plan(
+        peers=options.peers,
+        methods=options.methods,
+        implementations=options.implementations,
+        runs=options.runs,
+        seconds=options.seconds,
+        device=options.device,
+        accuracy=options.accuracy,
+    )
+    return plan, precisions
+
+
+PLAIN = ("float32",)
+
+
+def _choose_device(device: str) -> None:
+    if device == "cpu":
+        # Without effect once JAX has started, hence the look at what it has.
+        jax.config.update("jax_platforms", "cpu")
+        if jax.default_backend() != "cpu":
+            raise UserError("--device cpu: JAX runs elsewhere already; set JAX_PLATFORMS=cpu")
+    elif jax.default_backend() != "gpu":
+        raise UserError(
+            f"--device gpu: JAX has no GPU, its backend is {jax.default_backend()}; "
+            "install JAX with its CUDA wheels, on a machine with an NVIDIA driver"
+        )
+
+
+def _try(implementation: str) -> None:
+    shape = jax.ShapeDtypeStruct((1, 8, 1), "float32")
+    kernel = jax.ShapeDtypeStruct((3, 1, 1), "float32")
+    try:
+        jax.eval_shape(
+            lambda x, k: bandjax.band_conv(
+                x, k, bandjax.Compression(0.5), implementation=implementation
+            ),
+            shape,
+            kernel,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--implementations {implementation}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _provenance() -> Record:
+    record = provenance()
+    if torch_installed():
+        record["versions"]["torch"] = importlib.metadata.version("torch")
+    device = jax.devices()[0]
+    on_gpu = device.platform == "gpu"
+    record["machine"]["device"] = device.device_kind if on_gpu else record["machine"]["cpu"]
+    if hasattr(os, "getloadavg"):
+        record["machine"]["load_before"] = os.getloadavg()[0]
+    return record
+
+
+def _settings(options: Options) -> Record:
+    skipped = ("out", "list", "check", "strict")
+    return {name: value for name, value in asdict(options).items() if name not in skipped}
+
+
+def list_workloads() -> Table:
+    """What --workloads takes."""
+    table = Table(title="--workloads takes groups and single workloads, and all")
+    for heading in ("group", "workload", ""):
+        table.add_column(heading, no_wrap=heading != "")
+    for group, about in GROUPS.items():
+        table.add_section()
+        table.add_row(group, "", about, style="bold")
+        for workload in WORKLOADS:
+            if workload.group == group:
+                table.add_row("", workload.name, workload.about())
+                table.add_row("", "", f"{', '.join(workload.bands)}", style="dim")
+    return table
+
+
+def run_check(options: Options, console: Console) -> bool:
+    """Prints the bounds and what the files hold on them; whether they hold.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    verdicts = targets.check(targets.read_rows(options.check))
+    console.print(targets.table(verdicts))
+    console.print(targets.summary(verdicts), highlight=False)
+    return targets.holds(verdicts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse_options(Options, words, "python -m experiments.benchmarks")
+        if options.list:
+            Console().print(list_workloads())
+        elif options.check:
+            held = run_check(options, Console())
+            return 1 if options.strict and not held else 0
+        elif options.strict:
+            raise UserError("--strict goes with --check FILE")
+        else:
+            run(options, Console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the workloads that were finished are in the JSON file", file=sys.stderr)
+        return 130
     return 0
 
 

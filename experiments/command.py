@@ -1,0 +1,38 @@
+"""Command lines: options from words, and one line for what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from experiments.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse_options(kind: type[T], arguments: Sequence[str], program: str) -> T:
+    """Options from the command line's words.
+
+    Args:
+        kind: a dataclass, as tyro takes it.
+        arguments: the words.
+        program: how ``--help`` names the program.
+
+    Raises:
+        UserError: tyro refuses them. Its boxed message is shortened to its first sentence.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, args=arguments, prog=program)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+    message, *_ = re.split(r"\n\W*\n", re.sub(r"^.*\n", "", box.getvalue(), count=1))
+    words = re.sub(r"^[│|]|[│|]$", "", message, flags=re.MULTILINE).split()
+    raise UserError(f"{' '.join(words)} (--help lists the options)")
