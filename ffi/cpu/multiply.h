@@ -380,6 +380,8 @@ struct Multiplier {
       A* panel = arena.Take<A>(3 * n_block * width);
       A* left_scratch = arena.Take<A>(3 * n_block * padded);
       const int64_t first = args.k1 * chunk / chunks, last = args.k1 * (chunk + 1) / chunks;
+      // An empty batch leaves the sums as they are.
+      for (int64_t at = 0; at < 2 * plane; at += kLane) Store<A>(d + at, Vec<A>{});
       for (int64_t u1 = first; u1 < last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<A>(p + at, Vec<A>{});
         for (int64_t u0 = 0; u0 < args.k0; ++u0) {
