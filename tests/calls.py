@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,14 @@ def chosen(method: str) -> dict[str, Any]:
     if method == "native":
         return {"method": "dft", "implementation": "native"}
     return {"method": method, "implementation": "xla"} if method == "dft" else {"method": method}
+
+
+def export_checks() -> list[jax.export.DisabledSafetyCheck]:
+    """What ``jax.export`` must be told where a program may call the native kernels."""
+    if native.args[0]:
+        return []
+    targets = importlib.import_module("bandjax._ffi").cpu_handlers()
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
 
 
 @functools.cache

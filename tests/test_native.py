@@ -6,7 +6,6 @@ transformation of JAX, the other files test as they do for every method.
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import HERE, chosen, native, quick_jit
+from calls import HERE, chosen, export_checks, native, quick_jit
 
 import bandjax
 from bandjax import _extension, _native
@@ -459,6 +458,23 @@ def test_float16_whose_spectrum_would_overflow():
 
 
 @native
+def test_second_derivatives_through_a_spectrum_in_bfloat16():
+    x, kernel = normal(1, 2, 9, 8, 3), normal(2, 3, 2, 3, 4)
+
+    def gradients(dtype):
+        run = step(HALF, {**chosen("native"), "residual_dtype": dtype})
+
+        def loss(x, kernel):
+            return sum(jnp.sum(a**2) for a in run(x, kernel, None))
+
+        return quick_jit(jax.grad(loss, (0, 1)))(x, kernel)
+
+    for value, wanted in zip(gradients(jnp.bfloat16), gradients(None), strict=True):
+        assert value.dtype == jnp.float32
+        assert oracle.relative_gap(value, wanted) <= 2.0**-6
+
+
+@native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["input", "kernel", "both"])
 def test_vmap_with_many_taps_and_groups(axes):
@@ -550,10 +566,7 @@ def test_an_exported_model_runs_in_another_process(tmp_path):
     x = normal(3, 2, 9, 8, 2)
     with pytest.raises(ValueError, match="no compatibility guarantees"):
         jax.export.export(f)(x)
-    targets = importlib.import_module("bandjax._ffi").cpu_handlers()
-    exported = jax.export.export(
-        f, disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(t) for t in targets]
-    )(x)
+    exported = jax.export.export(f, disabled_checks=export_checks())(x)
     (tmp_path / "model").write_bytes(exported.serialize())
     np.save(tmp_path / "x.npy", x)
 

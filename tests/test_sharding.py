@@ -11,13 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, chosen, native, quick_jit
+from calls import METHODS, PLAIN, chosen, native, quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import bandjax
 
 BANDS = [bandjax.Compression(0.5), None]
+METHODS_AND_MESHES = [
+    *product(PLAIN, ["auto"]),
+    ("dft", "explicit"),
+    pytest.param("native", "auto", marks=native),
+    pytest.param("native", "explicit", marks=native),
+]
 # Sums of some hundred products in float32, in another order on eight devices than on one.
 TOLERANCE = 1e-5
 
@@ -96,7 +102,7 @@ def test_a_sharded_batch(band, method, kind, ambient):
     assert "all-reduce" in program
 
 
-@pytest.mark.parametrize(("method", "kind"), [*product(METHODS, ["auto"]), ("dft", "explicit")])
+@pytest.mark.parametrize(("method", "kind"), METHODS_AND_MESHES)
 @pytest.mark.parametrize("band", BANDS, ids=str)
 def test_shard_map_with_the_loss_averaged_inside(band, method, kind):
     mesh = mesh_of(kind)
@@ -120,7 +126,7 @@ def test_shard_map_with_the_loss_averaged_inside(band, method, kind):
     assert_same(quick_jit(mapped)(x, kernel), one_device(band))
 
 
-@pytest.mark.parametrize(("method", "kind"), [*product(METHODS, ["auto"]), ("dft", "explicit")])
+@pytest.mark.parametrize(("method", "kind"), METHODS_AND_MESHES)
 def test_gradient_of_a_shard_map(method, kind):
     mesh = mesh_of(kind)
     band = BANDS[0]
