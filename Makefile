@@ -52,9 +52,11 @@ asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitize
 	build/asan/fuzz
 
 # The linker keeps one copy of a weak function, and it may be that of an object compiled for AVX.
+# What lies in, or is made for, the namespace of an instruction set has no namesake.
 isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portable code.
 	$(BUILD)/isa -C build-dir=build/isa .
-	@! find build/isa -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + | grep ' W '
+	@! find build/isa -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + \
+	  | grep ' W ' | grep -v 'bandjax::avx'
 
 cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architecture, and load them.
 	rm -rf build/cuda
