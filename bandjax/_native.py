@@ -19,13 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax import _extension
+from bandjax import _extension, spectral
 from bandjax._bilinear import contractions
 from bandjax._multiply import Product, complex_product
 from bandjax._partition import Arrays, Operation, partitioned
 from bandjax._transform import Precision, Samples, Spectrum
 
 _TARGET = "bandjax_{}"
+
+# Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
+_MANY_TAPS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,19 @@ class NativeProduct:
     def boxed(self, part: jax.Array) -> jax.Array:
         """``(k0, k1, N, C)`` to ``(*box, N, C)``."""
         return part.reshape(*self.samples.box, *part.shape[2:])
+
+    @property
+    def product(self) -> Product:
+        """The multiply-sum of spectra, by XLA."""
+        return Product(self.groups, self.precision)
+
+    def transforms_filter(self, in_per_group: int, out: int) -> bool:
+        """Whether the filter's spectrum is transformed as a whole, for it has many taps.
+
+        Depthwise the kernel sums them for next to nothing.
+        """
+        depthwise = in_per_group == 1 and out == self.groups
+        return math.prod(self.samples.shape) > _MANY_TAPS and not depthwise
 
 
 def supports(dtype: Any, platform: str) -> bool:
@@ -374,7 +390,7 @@ def _flat(samples: Samples, array: jax.Array, kept: bool) -> jax.Array:
 
 @functools.lru_cache(maxsize=1024)
 def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> Operation:
-    product = Product(how.groups, how.precision)
+    product = how.product
     einsum = functools.partial(jnp.einsum, precision=how.precision)
 
     def filter_spectrum(w: jax.Array, outer: jax.Array, inner: jax.Array) -> Spectrum:
@@ -481,6 +497,10 @@ def filter_workspace(
 
 def _multiply_sum(how: NativeProduct, x: Spectrum, w: jax.Array) -> Spectrum:
     """Returns the output's spectrum, two times ``(*box, N, O)``."""
+    if how.transforms_filter(*w.shape[-2:]):
+        x = x[0].astype(w.dtype), x[1].astype(w.dtype)
+        w_spectrum = _filter_spectrum(how, w)
+        return complex_product(how.product, "ngc,cgo->ngo", x, w_spectrum, conjugate=True)
     re, im = _call_product("multiply_sum", how, w.dtype, x, w)
     return how.boxed(re), how.boxed(im)
 
@@ -488,14 +508,61 @@ def _multiply_sum(how: NativeProduct, x: Spectrum, w: jax.Array) -> Spectrum:
 def _input_product(how: NativeProduct, y: Spectrum, w: jax.Array) -> Spectrum:
     """Returns the gradient of the input's spectrum, two times ``(*box, N, C)``."""
     y = y[0].astype(w.dtype), y[1].astype(w.dtype)
+    if how.transforms_filter(*w.shape[-2:]):
+        w_spectrum = _filter_spectrum(how, w)
+        return complex_product(how.product, "ngo,cgo->ngc", y, w_spectrum, conjugate=False)
     re, im = _call_product("input_product", how, w.dtype, y, w)
     return how.boxed(re), how.boxed(im)
 
 
 def _filter_product(how: NativeProduct, x: Spectrum, y: Spectrum) -> jax.Array:
     """Returns the taps' gradient ``(*taps, C / groups, O)``."""
-    (w,) = _call_product("filter_product", how, y[0].dtype, x, y)
+    dtype = y[0].dtype
+    per_group = x[0].shape[-1] // how.groups
+    if how.transforms_filter(per_group, y[0].shape[-1]):
+        x = x[0].astype(dtype), x[1].astype(dtype)
+        ct = complex_product(how.product, "ngc,ngo->cgo", x, y, conjugate=True)
+        return _filter_from_spectrum(how, ct)
+    (w,) = _call_product("filter_product", how, dtype, x, y)
     return w.reshape(*how.samples.shape, *w.shape[2:])
+
+
+def _filter_spectrum(how: NativeProduct, w: jax.Array) -> Spectrum:
+    """The filter's spectrum, two times ``(*box, C / groups, O)``, by the transform of samples."""
+    transform = Native(how.samples.centred, w.dtype, w.dtype, how.precision)
+    samples = w.reshape(1, *how.samples.shape, -1)
+    re, im = (a.reshape(*how.samples.box, *w.shape[-2:]) for a in analysis(transform, samples))
+    return _turn(how, re, im)
+
+
+def _filter_from_spectrum(how: NativeProduct, spectrum: Spectrum) -> jax.Array:
+    """The transpose of :func:`_filter_spectrum`."""
+    channels, dtype = spectrum[0].shape[-2:], spectrum[0].dtype
+    transform = Native(how.samples.centred, dtype, dtype, how.precision)
+    re, im = _turn(how, *spectrum, back=True)
+    parts = (a.reshape(*how.samples.box, 1, -1) for a in (re, im))
+    return synthesis(transform, tuple(parts)).reshape(*how.samples.shape, *channels)
+
+
+def _turn(how: NativeProduct, re: jax.Array, im: jax.Array, *, back: bool = False) -> Spectrum:
+    """From the centred spectrum of the taps to the one at their true positions, or back."""
+    box = how.samples.box
+    centred = how.samples.centred.shift
+    if how.samples.shift == centred:
+        return re, im
+    turn = np.ones(box, np.complex128)
+    for axis, (whole, part) in enumerate(zip(how.samples.shift, centred, strict=True)):
+        one = spectral.fourier_matrix(
+            how.samples.grid[axis],
+            how.samples.modes[axis],
+            range(1),
+            shift=whole - part,
+            half=axis == len(box) - 1,
+        )
+        turn = turn * one.reshape([-1 if i == axis else 1 for i in range(len(box))])
+    turn = turn.conj() if back else turn
+    c, s = (jnp.asarray(a[..., None, None], re.dtype) for a in (turn.real, turn.imag))
+    return re * c - im * s, re * s + im * c
 
 
 def _call_product(
