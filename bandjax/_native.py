@@ -373,19 +373,16 @@ def _mirrored(samples: Samples, spectrum: jax.Array) -> jax.Array:
 @functools.lru_cache(maxsize=1024)
 def _filter_tables(samples: Samples, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together."""
-    rank = len(samples.grid)
-    matrices = [samples.matrix(axis) for axis in range(rank)]
-    outer = matrices.pop(0) if rank > 1 else np.ones((1, 1))
-    inner = functools.reduce(np.kron, matrices)
+    outer, *others = (samples.matrix(axis) for axis in range(len(samples.grid)))
+    inner = functools.reduce(np.kron, others, np.ones((1, 1)))
     return tuple(np.stack([m.real, m.imag]).astype(dtype) for m in (outer, inner))
 
 
 def _flat(samples: Samples, array: jax.Array, kept: bool) -> jax.Array:
     """Axes ``(first, others, ...)`` of a spectrum (``kept``) or of taps."""
     rank = len(samples.grid)
-    sizes = samples.box if kept else samples.shape
-    first = sizes[0] if rank > 1 else 1
-    return array.reshape(first, -1, *array.shape[rank:])
+    first, *others = samples.box if kept else samples.shape
+    return array.reshape(first, math.prod(others), *array.shape[rank:])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -480,19 +477,22 @@ def filter_workspace(
     taps: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> jax.ShapeDtypeStruct:
-    """The workspace of the filter's gradient: partial sums, as ``FilterChunks`` counts them.
+    """The workspace of the filter's gradient: partial sums, as ``SplitFilter`` counts them.
 
     The frequencies are split into sums by shapes alone, so that the order of all additions, and
     with it the result, does not depend on the number of threads.
     """
+    k0, k1 = x_shape[:2]
     c, o = x_shape[3] // groups, out // groups
     if c == o == 1:
         tiles = math.ceil(out / 64)
     else:
         tiles = groups * math.ceil(c / 64) * math.ceil(o / 64)
-    chunks = min(math.ceil(16 / tiles), x_shape[1])
+    wanted = math.ceil(16 / tiles)
+    parts = min(wanted, k1)
+    parts *= min(math.ceil(wanted / parts), k0)
     size = taps[0] * taps[1] * c * out * dtype.itemsize
-    return jax.ShapeDtypeStruct((chunks * size if chunks > 1 else 0,), np.uint8)
+    return jax.ShapeDtypeStruct((parts * size if parts > 1 else 0,), np.uint8)
 
 
 def _multiply_sum(how: NativeProduct, x: Spectrum, w: jax.Array) -> Spectrum:

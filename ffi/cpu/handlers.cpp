@@ -208,9 +208,9 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
   const ffi::Error error =
       ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, &args);
   if (error.failure()) return error;
-  const int64_t chunks = FilterChunks(args);
-  if (chunks > 1 && partial->size_bytes() < chunks * taps->size_bytes()) {
-    return Invalid("the workspace must hold " + std::to_string(chunks) + " filter gradients");
+  const int64_t parts = SplitFilter(args).parts();
+  if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
+    return Invalid("the workspace must hold " + std::to_string(parts) + " filter gradients");
   }
   args.partial = partial->untyped_data();
   PreferHugePages(taps->untyped_data(), taps->size_bytes());
