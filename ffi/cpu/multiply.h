@@ -259,23 +259,34 @@ struct Multiplier {
   // The same with rows the output channels and columns the input channels: transposed.
   void InnerTransposed(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
                        A* p, int64_t width) const {
+    const int64_t tap_step = in * args.out;
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       A* p_re = p + 2 * t0 * rows * width;
       A* p_im = p_re + rows * width;
       for (int64_t v = 0; v < width; v += kLane) {
         const int64_t valid = Min(kLane, columns - v);
         for (int64_t r = 0; r < rows; r += kLane) {
-          Vec<A> re[kLane] = {}, im[kLane] = {};
-          for (int64_t t1 = 0; t1 < args.t1; ++t1) {
-            const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
+          Vec<A> re[kLane], im[kLane];
+          const A* corner = Tap(t0, 0, column0 + v, row0 + r);
+          if (__builtin_expect(valid == kLane && rows - r >= kLane, 1)) {
 #pragma GCC unroll 16
             for (int i = 0; i < kLane; ++i) {
-              if (i >= valid) break;
-              const A* tap = Tap(t0, t1, column0 + v + i, row0 + r);
-              __builtin_prefetch(tap + kLane);
-              const Vec<A> w = LoadUpTo<A>(tap, rows - r);
-              re[i] += re1 * w;
-              im[i] += im1 * w;
+              re[i] = im[i] = Vec<A>{};
+              for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+                const A* tap = corner + t1 * tap_step + i * args.out;
+                __builtin_prefetch(tap + kLane);
+                re[i] += inner_re[u1 * args.t1 + t1] * Load<A>(tap);
+                im[i] += inner_im[u1 * args.t1 + t1] * Load<A>(tap);
+              }
+            }
+          } else {
+            for (int64_t i = 0; i < kLane; ++i) {
+              re[i] = im[i] = Vec<A>{};
+              for (int64_t t1 = 0; i < valid && t1 < args.t1; ++t1) {
+                const Vec<A> w = LoadUpTo<A>(corner + t1 * tap_step + i * args.out, rows - r);
+                re[i] += inner_re[u1 * args.t1 + t1] * w;
+                im[i] += inner_im[u1 * args.t1 + t1] * w;
+              }
             }
           }
           const int64_t height = Min(kLane, rows - r);
