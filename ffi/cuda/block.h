@@ -85,7 +85,7 @@ const char* Launch(const typename Body::Params& params, int64_t blocks, int thre
         Kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return cudaGetErrorString(error);
   }
-  Kernel<Body><<<static_cast<unsigned>(blocks), threads, shared, stream>>>(params);
+  Kernel<Body><<<static_cast<unsigned>(blocks), threads, shared, stream> > >(params);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

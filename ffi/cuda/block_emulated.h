@@ -2,8 +2,7 @@
 //
 // Every thread of a block is a fiber that runs until it reaches a barrier; blocks run one after
 // another. What goes unnoticed on a lucky GPU is made to show:
-//  - shared memory is exactly as large as requested and starts as NaN (build with
-//    -fsanitize=address to have every access checked);
+//  - shared memory ends where requested, at a page nobody may touch, and starts as NaN;
 //  - an asynchronous copy fills its target with NaN and delivers only when it is waited for;
 //  - a matrix multiply-add delivers at the next barrier of its warp's block, in the fragment
 //    layout of the PTX manual, and stops the program on an operand that was not rounded;
@@ -13,7 +12,9 @@
 #ifndef BANDJAX_FFI_CUDA_BLOCK_EMULATED_H_
 #define BANDJAX_FFI_CUDA_BLOCK_EMULATED_H_
 
+#include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -44,6 +45,37 @@ inline Order emulated_order = Order::kForward;
   std::fprintf(stderr, "emulation: %s\n", message);
   std::exit(2);
 }
+
+// Memory that ends at a page nobody may touch: to read or write beyond it (by more than what rounds
+// its size up to 16 bytes) stops the program.
+class GuardedMemory {
+ public:
+  explicit GuardedMemory(size_t bytes) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t rounded = CeilDiv<size_t>(bytes, 16) * 16;
+    const size_t front = CeilDiv(rounded, page) * page;
+    mapped_ = front + page;
+    memory_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory_ == MAP_FAILED) EmulationError("out of memory");
+    mprotect(static_cast<unsigned char*>(memory_) + front, page, PROT_NONE);
+    data_ = static_cast<unsigned char*>(memory_) + front - rounded;
+    std::memset(data_, 0xff, rounded);  // NaN as a float32, and as a bfloat16.
+  }
+  GuardedMemory(GuardedMemory&& other) noexcept
+      : memory_(other.memory_), mapped_(other.mapped_), data_(other.data_) {
+    other.memory_ = nullptr;
+  }
+  GuardedMemory& operator=(GuardedMemory&&) = delete;
+  ~GuardedMemory() {
+    if (memory_ != nullptr) munmap(memory_, mapped_);
+  }
+  unsigned char* data() const { return data_; }
+
+ private:
+  void* memory_;
+  size_t mapped_;
+  unsigned char* data_;
+};
 
 class Block;
 
@@ -89,7 +121,7 @@ class EmulatedBlock {
   static void MultiplyOne(const std::vector<Multiply*>& lanes);
 
   int64_t index_;
-  std::unique_ptr<unsigned char[]> shared_;
+  GuardedMemory shared_;
   std::vector<Fiber> fibers_;
   ucontext_t scheduler_;
   void* scheduler_sanitizer_state_ = nullptr;
@@ -106,7 +138,7 @@ class Block {
   int Thread() const { return thread_; }
   int Threads() const { return static_cast<int>(state_->fibers_.size()); }
   int64_t Index() const { return state_->index_; }
-  unsigned char* Shared() const { return state_->shared_.get(); }
+  unsigned char* Shared() const { return state_->shared_.data(); }
 
   void Sync() {
     ++fiber().barriers;
@@ -119,8 +151,8 @@ class Block {
       EmulationError("asynchronous copy from or to an address that is no multiple of 16");
     }
     std::memset(target, 0xff, 16);
-    fiber().open.push_back({static_cast<unsigned char*>(target),
-                            static_cast<const unsigned char*>(source), bytes});
+    fiber().open.push_back(
+        {static_cast<unsigned char*>(target), static_cast<const unsigned char*>(source), bytes});
   }
   void CommitCopies() { fiber().groups.push_back(std::move(fiber().open)), fiber().open.clear(); }
   template <int kPending>
@@ -149,9 +181,7 @@ class Block {
 };
 
 inline EmulatedBlock::EmulatedBlock(int64_t index, int threads, size_t shared)
-    : index_(index), shared_(new unsigned char[shared]), fibers_(threads) {
-  std::memset(shared_.get(), 0xff, shared);
-}
+    : index_(index), shared_(shared), fibers_(threads) {}
 
 // The stack of a thread, the same for every block.
 inline unsigned char* EmulatedBlock::Stack(size_t thread) {
@@ -196,8 +226,7 @@ inline void EmulatedBlock::SwitchBack([[maybe_unused]] bool leaving) {
 #endif
   swapcontext(&fiber.context, &scheduler_);
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(fiber.sanitizer_state, &scheduler_stack_,
-                                  &scheduler_stack_size_);
+  __sanitizer_finish_switch_fiber(fiber.sanitizer_state, &scheduler_stack_, &scheduler_stack_size_);
 #endif
 }
 

@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -27,15 +26,12 @@ using Complex = std::complex<double>;
 std::mt19937 generator(20240611);
 int failures = 0;
 
-// An array as large as its elements, so that the address sanitizer sees what lies beyond, in the
-// storage type that the kernel expects, and its values as the kernel reads them.
+// An array in guarded memory in the storage type that the kernel expects, and its values as the
+// kernel reads them.
 class Array {
  public:
-  Array(int64_t size, Storage storage) : size_(size), storage_(storage) {
-    const int64_t bytes = size * (storage == Storage::kF32 ? 4 : 2);
-    memory_.reset(new unsigned char[bytes]);
-    std::memset(memory_.get(), 0xff, bytes);  // NaN in both storage types.
-  }
+  Array(int64_t size, Storage storage)
+      : size_(size), storage_(storage), memory_(size * (storage == Storage::kF32 ? 4 : 2)) {}
   static Array Random(int64_t size, Storage storage = Storage::kF32) {
     Array a(size, storage);
     std::normal_distribution<float> normal(0.3f, 1.0f);
@@ -50,24 +46,24 @@ class Array {
 
   void Set(int64_t i, float x) {
     if (storage_ == Storage::kF32) {
-      reinterpret_cast<float*>(memory_.get())[i] = x;
+      reinterpret_cast<float*>(memory_.data())[i] = x;
     } else {
-      Store(reinterpret_cast<Bf16*>(memory_.get()) + i, x);
+      Store(reinterpret_cast<Bf16*>(memory_.data()) + i, x);
     }
   }
   double operator[](int64_t i) const {
-    return storage_ == Storage::kF32 ? reinterpret_cast<const float*>(memory_.get())[i]
-                                     : ToFloat(reinterpret_cast<const Bf16*>(memory_.get())[i]);
+    return storage_ == Storage::kF32 ? reinterpret_cast<const float*>(memory_.data())[i]
+                                     : ToFloat(reinterpret_cast<const Bf16*>(memory_.data())[i]);
   }
-  void* data() const { return memory_.get(); }
-  float* floats() const { return reinterpret_cast<float*>(memory_.get()); }
+  void* data() const { return memory_.data(); }
+  float* floats() const { return reinterpret_cast<float*>(memory_.data()); }
   int64_t size() const { return size_; }
   Storage storage() const { return storage_; }
 
  private:
   int64_t size_;
   Storage storage_;
-  std::unique_ptr<unsigned char[]> memory_;
+  GuardedMemory memory_;
 };
 
 // Runs `kernel` with every order of threads. Its results must be within `tolerance` times the root
@@ -280,7 +276,8 @@ Complex Phase(const ProductShape& s, const Array& outer, const Array& inner, int
 Complex At(const Array& re, const Array& im, int64_t i) { return {re[i], im[i]}; }
 
 // Calls visit(k, c, o): every frequency, input channel and output channel of the same group.
-void ForEachPair(const ProductCase& c, const std::function<void(int64_t, int64_t, int64_t)>& visit) {
+template <class Visit>
+void ForEachPair(const ProductCase& c, const Visit& visit) {
   for (int64_t k = 0; k < c.K(); ++k) {
     for (int64_t o = 0; o < c.shape.O; ++o) {
       for (int64_t i = 0; i < c.Input(); ++i) visit(k, o / c.Output() * c.Input() + i, o);
@@ -319,8 +316,8 @@ void CheckProducts(const ProductCase& c) {
     Array back_re(xre.size(), Storage::kF32), back_im(xre.size(), Storage::kF32);
     Check(c.Text("input_product", p.name), p.tolerance, {&back_re, &back_im}, {x_re, x_im}, [&] {
       return LaunchInputProduct(s, p.precision, yre.floats(), yim.floats(), taps.floats(),
-                                outer.floats(), inner.floats(), back_re.floats(),
-                                back_im.floats(), nullptr);
+                                outer.floats(), inner.floats(), back_re.floats(), back_im.floats(),
+                                nullptr);
     });
   }
 }
@@ -335,8 +332,7 @@ void CheckFilterProduct(const ProductCase& c) {
   ForEachPair(c, [&](int64_t k, int64_t i, int64_t o) {
     Complex d = 0;
     for (int64_t n = 0; n < s.N; ++n) {
-      d += At(xre, xim, (k * s.N + n) * s.C + i) *
-           std::conj(At(yre, yim, (k * s.N + n) * s.O + o));
+      d += At(xre, xim, (k * s.N + n) * s.C + i) * std::conj(At(yre, yim, (k * s.N + n) * s.O + o));
     }
     for (int64_t tap = 0; tap < c.Taps(); ++tap) {
       expected[(tap * c.Input() + i % c.Input()) * s.O + o] +=

@@ -1,5 +1,4 @@
 #include "filter_product.h"
-
 #include "launchers.h"
 
 namespace bandjax::cuda {

@@ -6,8 +6,8 @@
 // A block makes a tile of input channels x output channels x taps, over a share of the
 // frequencies. For one frequency after another it makes D by the tensor cores and adds it to
 // the taps, which stay in registers: D is never in memory. The shares are added by a second
-// kernel in a fixed order, so that the result is the same every time. More than 9 taps are made 9 at
-// a time, and D as many times over.
+// kernel in a fixed order, so that the result is the same every time. More than 9 taps are made 9
+// at a time, and D as many times over.
 
 #ifndef BANDJAX_FFI_CUDA_FILTER_PRODUCT_H_
 #define BANDJAX_FFI_CUDA_FILTER_PRODUCT_H_
@@ -20,9 +20,9 @@
 namespace bandjax::cuda {
 
 struct FilterParams {
-  const void* x_re;    // S[K, N, groups * input]
+  const void* x_re;  // S[K, N, groups * input]
   const void* x_im;
-  const float* y_re;   // [K, N, groups * output]
+  const float* y_re;  // [K, N, groups * output]
   const float* y_im;
   const float* outer;  // [2, K0, k0]
   const float* inner;  // [2, K1, k1]
@@ -105,8 +105,8 @@ struct FilterBody {
         if (batch == 0) FillPhases(p, block, tile, k, phases + k % 2 * 2 * kTaps);
         block.template WaitForCopies<1>();
         block.Sync();
-        MultiplyStep(block, lane, x + stage * 2 * kXPlane + row,
-                     y + stage * 2 * kYPlane + column, re, im);
+        MultiplyStep(block, lane, x + stage * 2 * kXPlane + row, y + stage * 2 * kYPlane + column,
+                     re, im);
         block.Sync();
       }
       AddToTaps(phases + k % 2 * 2 * kTaps, re, im, sums);
@@ -134,8 +134,8 @@ struct FilterBody {
   BANDJAX_DEVICE static void LoadBoth(const Params& p, Block& block, const Tile& tile, int k,
                                       int n0, S* x, float* y) {
     LoadOne<kRows, kXStride, kXPlane>(p, block, static_cast<const S*>(p.x_re),
-                                      static_cast<const S*>(p.x_im), p.input, tile.group,
-                                      tile.row, k, n0, p.copy_x, x);
+                                      static_cast<const S*>(p.x_im), p.input, tile.group, tile.row,
+                                      k, n0, p.copy_x, x);
     LoadOne<kColumns, kYStride, kYPlane>(p, block, p.y_re, p.y_im, p.output, tile.group,
                                          tile.column, k, n0, p.copy_y, y);
   }
@@ -152,8 +152,8 @@ struct FilterBody {
       const V* from = imaginary ? im : re;
       const bool inside = n0 + row < p.N && channel0 + c < channels;
       if (inside) {
-        from += (int64_t{k} * p.N + n0 + row) * p.groups * channels +
-                int64_t{group} * channels + channel0 + c;
+        from += (int64_t{k} * p.N + n0 + row) * p.groups * channels + int64_t{group} * channels +
+                channel0 + c;
       }
       V* at = to + imaginary * kPlane + row * kStride + c;
       if (copy) {
@@ -168,8 +168,8 @@ struct FilterBody {
                                           float (&re)[2][4], float (&im)[2][4]) {
 #pragma unroll
     for (int n = 0; n < kFilterDepth; n += Arithmetic::kDepth) {
-      const auto a_re = Arithmetic::LoadA(
-          lane, [&](int c, int k) { return ToFloat(x[(n + k) * kXStride + c]); });
+      const auto a_re =
+          Arithmetic::LoadA(lane, [&](int c, int k) { return ToFloat(x[(n + k) * kXStride + c]); });
       const auto a_im = Arithmetic::LoadA(
           lane, [&](int c, int k) { return ToFloat(x[kXPlane + (n + k) * kXStride + c]); });
 #pragma unroll

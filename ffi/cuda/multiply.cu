@@ -1,6 +1,5 @@
-#include "multiply.h"
-
 #include "launchers.h"
+#include "multiply.h"
 
 namespace bandjax::cuda {
 namespace {

@@ -140,8 +140,8 @@ struct ProductBody {
     }
   }
 
-  BANDJAX_DEVICE static void LoadSpectra(const Params& p, Block& block, const Tile& tile,
-                                         int depth, S* a) {
+  BANDJAX_DEVICE static void LoadSpectra(const Params& p, Block& block, const Tile& tile, int depth,
+                                         S* a) {
     constexpr int kVector = 16 / static_cast<int>(sizeof(S));
     constexpr int kChunks = kProductDepth / kVector;
     const int step = p.copy_a ? kVector : 1, chunks = p.copy_a ? kChunks : kProductDepth;
@@ -152,8 +152,8 @@ struct ProductBody {
       const S* from = static_cast<const S*>(imaginary ? p.a_im : p.a_re);
       const bool inside = k < p.K0 * p.K1 && n < p.N && depth + c < p.depth;
       if (inside) {
-        from += (int64_t{k} * p.N + n) * p.groups * p.depth + int64_t{tile.group} * p.depth +
-                depth + c;
+        from +=
+            (int64_t{k} * p.N + n) * p.groups * p.depth + int64_t{tile.group} * p.depth + depth + c;
       }
       S* to = a + imaginary * kAPlane + row * kAStride + c;
       if (p.copy_a) {
@@ -165,8 +165,8 @@ struct ProductBody {
   }
 
   // b[frequency][re, im][input][output] = sum over taps of phase * tap, for one step of depth.
-  BANDJAX_DEVICE static void BuildFilter(const Params& p, Block& block, const Tile& tile,
-                                         int depth, bool few_taps, float* phases, float* b) {
+  BANDJAX_DEVICE static void BuildFilter(const Params& p, Block& block, const Tile& tile, int depth,
+                                         bool few_taps, float* phases, float* b) {
     constexpr int kAcross = kBColumns / 4;
     struct alignas(kFrequencies > 1 ? 16 : 8) Phase {
       float v[2 * kFrequencies];
@@ -274,8 +274,8 @@ struct ProductBody {
       for (int half = 0; half < 2; ++half) {
         const int n = tile.batch + row % kBatch + i * 16 + half * 8 + (lane >> 2);
         if (n >= p.N) continue;
-        const int64_t first = (int64_t{k} * p.N + n) * p.groups * p.width +
-                              int64_t{tile.group} * p.width;
+        const int64_t first =
+            (int64_t{k} * p.N + n) * p.groups * p.width + int64_t{tile.group} * p.width;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int c = tile.column + column + j * 8 + 2 * (lane & 3);

@@ -1,15 +1,13 @@
-#include "paper.h"
-
 #include "launchers.h"
+#include "paper.h"
 
 namespace bandjax::cuda {
 namespace {
 
 template <class S, bool kPlanar>
 const char* LaunchPaper(const PaperParams& p, Stream stream) {
-  return Launch<PaperBody<S, kPlanar>>(p, p.N * p.O,
-                                       static_cast<int>(Min<int64_t>(kPaperThreads, p.K)), 0,
-                                       stream);
+  return Launch<PaperBody<S, kPlanar>>(
+      p, p.N * p.O, static_cast<int>(Min<int64_t>(kPaperThreads, p.K)), 0, stream);
 }
 
 }  // namespace

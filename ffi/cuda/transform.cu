@@ -1,6 +1,5 @@
-#include "transform.h"
-
 #include "launchers.h"
+#include "transform.h"
 
 namespace bandjax::cuda {
 namespace {
@@ -34,8 +33,8 @@ void Plan(TransformParams& p, const TransformBudget& budget) {
 
 template <class Ends, int kNearTile, bool kAllLines>
 const char* LaunchTile(const TransformParams& p, Stream stream) {
-  const int64_t blocks = CeilDiv<int64_t>(p.columns, 32) * CeilDiv(p.near, p.near_chunk) *
-                         CeilDiv(p.far, p.far_chunk);
+  const int64_t blocks =
+      CeilDiv<int64_t>(p.columns, 32) * CeilDiv(p.near, p.near_chunk) * CeilDiv(p.far, p.far_chunk);
   const int first = p.line_chunk * CeilDiv(p.near_chunk, kNearTile);
   const int second = p.near_chunk * CeilDiv(p.far_chunk, kFarTile);
   const int warps = Min(Max(first, second), kTransformThreads / 32);
@@ -90,9 +89,9 @@ TransformParams Parameters(const TransformShape& s, const void* x, const float* 
 
 }  // namespace
 
-const char* LaunchAnalysis(const TransformShape& s, Storage samples, Storage spectra,
-                           const void* x, const float* table0, const float* table1, void* re,
-                           void* im, Stream stream, const TransformBudget& budget) {
+const char* LaunchAnalysis(const TransformShape& s, Storage samples, Storage spectra, const void* x,
+                           const float* table0, const float* table1, void* re, void* im,
+                           Stream stream, const TransformBudget& budget) {
   if (s.H == 0 || s.W == 0 || s.N == 0 || s.C == 0) {
     const size_t bytes = s.K0 * s.K1 * s.N * s.C * Bytes(spectra);
     const char* error = Zero(re, bytes, stream);

@@ -26,12 +26,12 @@
 namespace bandjax::cuda {
 
 struct TransformParams {
-  const void* x;     // T[N,H,W,C]; written by the synthesis
+  const void* x;  // T[N,H,W,C]; written by the synthesis
   const float* table0;
   const float* table1;
-  const void* re;    // S[K0,K1,N,C]; written by the analysis
+  const void* re;  // S[K0,K1,N,C]; written by the analysis
   const void* im;
-  int64_t columns;   // N * C
+  int64_t columns;  // N * C
   int C, H, W, U0, U1, K0, K1;
   // The two passes, in the words of the table above.
   int near, lines, steps, far;
@@ -237,8 +237,8 @@ struct TransformBody {
     const int near_count = Min(p.near_chunk, p.near - near0);
     const int far_count = Min(p.far_chunk, p.far - far0);
 
-    float* middle = reinterpret_cast<float*>(block.Shared());  // [line][near][4][32]
-    float* far_table = middle + MiddleFloats(p);               // [line][cosine, sine][far]
+    float* middle = reinterpret_cast<float*>(block.Shared());         // [line][near][4][32]
+    float* far_table = middle + MiddleFloats(p);                      // [line][cosine, sine][far]
     float* near_table = far_table + p.line_chunk * 2 * FarPadded(p);  // [step][cos, sin][near]
 
     if (kAllLines) {
@@ -283,8 +283,7 @@ struct TransformBody {
   }
 
   BANDJAX_DEVICE static void SecondPass(const Params& p, const float* from, int near_count,
-                                        int lines, const float* table,
-                                        float (&acc)[4][kFarTile]) {
+                                        int lines, const float* table, float (&acc)[4][kFarTile]) {
     const int padded = FarPadded(p);
     for (int line = 0; line < lines; ++line) {
       const float* at = from + line * near_count * 4 * 32;
@@ -306,8 +305,7 @@ struct TransformBody {
       for (int i = block.Thread(); i < steps * 2 * padded; i += block.Threads()) {
         const int near = i % padded, step = i / padded / 2;
         const bool sine = i / padded % 2;
-        table[i] =
-            near < near_count ? Ends::FirstEntry(p, near0 + near, step0 + step, sine) : 0.0f;
+        table[i] = near < near_count ? Ends::FirstEntry(p, near0 + near, step0 + step, sine) : 0.0f;
       }
       block.Sync();
       for (int task = warp; task < lines * tiles; task += warps) {
