@@ -85,8 +85,14 @@ const char* Launch(const typename Body::Params& params, int64_t blocks, int thre
         Kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return cudaGetErrorString(error);
   }
-  Kernel<Body><<<static_cast<unsigned>(blocks), threads, shared, stream> > >(params);
-  const cudaError_t error = cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  const cudaError_t launched = cudaLaunchKernelEx(&config, Kernel<Body>, params);
+  const cudaError_t error = cudaGetLastError();  // Also forgets a failed launch.
+  if (launched != cudaSuccess) return cudaGetErrorString(launched);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
