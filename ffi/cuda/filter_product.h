@@ -133,30 +133,42 @@ struct FilterBody {
 
   BANDJAX_DEVICE static void LoadBoth(const Params& p, Block& block, const Tile& tile, int k,
                                       int n0, S* x, float* y) {
-    LoadOne<kRows, kXStride, kXPlane>(p, block, static_cast<const S*>(p.x_re),
-                                      static_cast<const S*>(p.x_im), p.input, tile.group, tile.row,
-                                      k, n0, p.copy_x, x);
-    LoadOne<kColumns, kYStride, kYPlane>(p, block, p.y_re, p.y_im, p.output, tile.group,
-                                         tile.column, k, n0, p.copy_y, y);
+    const S* x_re = static_cast<const S*>(p.x_re);
+    const S* x_im = static_cast<const S*>(p.x_im);
+    constexpr int kXVector = 16 / static_cast<int>(sizeof(S));
+    if (p.copy_x) {
+      LoadOne<kXVector, kRows, kXStride>(p, block, x_re, x_im, p.input, tile.group, tile.row, k, n0,
+                                         x);
+    } else {
+      LoadOne<1, kRows, kXStride>(p, block, x_re, x_im, p.input, tile.group, tile.row, k, n0, x);
+    }
+    if (p.copy_y) {
+      LoadOne<4, kColumns, kYStride>(p, block, p.y_re, p.y_im, p.output, tile.group, tile.column, k,
+                                     n0, y);
+    } else {
+      LoadOne<1, kColumns, kYStride>(p, block, p.y_re, p.y_im, p.output, tile.group, tile.column, k,
+                                     n0, y);
+    }
   }
 
-  template <int kAcross, int kStride, int kPlane, class V>
+  // Loads kVector channels at a time: asynchronously if they are 16 bytes, else one by one.
+  template <int kVector, int kAcross, int kStride, class V>
   BANDJAX_DEVICE static void LoadOne(const Params& p, Block& block, const V* re, const V* im,
-                                     int channels, int group, int channel0, int k, int n0,
-                                     bool copy, V* to) {
-    constexpr int kVector = 16 / static_cast<int>(sizeof(V));
-    const int step = copy ? kVector : 1, chunks = copy ? kAcross / kVector : kAcross;
-    for (int i = block.Thread(); i < 2 * kFilterDepth * chunks; i += block.Threads()) {
-      const int c = i % chunks * step, row = i / chunks % kFilterDepth;
-      const bool imaginary = i >= kFilterDepth * chunks;
+                                     int channels, int group, int channel0, int k, int n0, V* to) {
+    constexpr int kChunks = kAcross / kVector;
+    // Unrolled, it would keep every address in a register.
+#pragma unroll 1
+    for (int i = block.Thread(); i < 2 * kFilterDepth * kChunks; i += kThreads) {
+      const int c = i % kChunks * kVector, row = i / kChunks % kFilterDepth;
+      const bool imaginary = i >= kFilterDepth * kChunks;
       const V* from = imaginary ? im : re;
       const bool inside = n0 + row < p.N && channel0 + c < channels;
       if (inside) {
         from += (int64_t{k} * p.N + n0 + row) * p.groups * channels + int64_t{group} * channels +
                 channel0 + c;
       }
-      V* at = to + imaginary * kPlane + row * kStride + c;
-      if (copy) {
+      V* at = to + imaginary * kFilterDepth * kStride + row * kStride + c;
+      if (kVector > 1) {
         block.CopyAsync16(at, from, inside ? 16 : 0);
       } else {
         *at = inside ? *from : V{};

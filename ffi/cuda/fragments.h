@@ -1,9 +1,9 @@
 // Products of tiles in shared memory by the tensor cores, for a warp.
 //
 // An arithmetic is a struct with `kDepth`, the columns of A that one instruction takes,
-// `kUnroll`, how many such steps to unroll, fragments `A` and `B`, and
-// functions to load, negate and multiply them. `at(row, k)` and `at(k, column)` give elements as
-// floats. See block_emulated.h for the layouts, which are the PTX manual's.
+// `kColumns`, the columns of a block's tile for which there are registers, fragments `A` and `B`,
+// and functions to load, negate and multiply them. `at(row, k)` and `at(k, column)` give elements
+// as floats. See block_emulated.h for the layouts, which are the PTX manual's.
 
 #ifndef BANDJAX_FFI_CUDA_FRAGMENTS_H_
 #define BANDJAX_FFI_CUDA_FRAGMENTS_H_
@@ -15,7 +15,7 @@ namespace bandjax::cuda {
 
 struct Tf32 {
   static constexpr int kDepth = 8;
-  static constexpr int kUnroll = 2;
+  static constexpr int kColumns = 64;
   struct A {
     uint32_t v[4];
   };
@@ -47,7 +47,7 @@ struct Tf32 {
 // lose a few bits against float32.
 struct Tf32x3 {
   static constexpr int kDepth = 8;
-  static constexpr int kUnroll = 1;
+  static constexpr int kColumns = 32;
   struct A {
     Tf32::A high, low;
   };
@@ -93,7 +93,7 @@ struct Tf32x3 {
 // they do for tf32, without meeting in a bank.
 struct Bfloat16 {
   static constexpr int kDepth = 16;
-  static constexpr int kUnroll = 2;
+  static constexpr int kColumns = 64;
   using A = Tf32::A;
   using B = Tf32::B;
 

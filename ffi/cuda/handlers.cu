@@ -297,6 +297,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bandjax_cuda_paper_multiply_sum_planar, PaperMulti
                                   .Ret<AnyBuffer>(),
                               {ffi::Traits::kCmdBufferCompatible});
 
+extern "C" int64_t bandjax_cuda_filter_workspace_bytes(int64_t frequencies, int64_t C, int64_t O,
+                                                       int64_t groups, int64_t taps) {
+  return FilterWorkspaceBytes(frequencies, C, O, groups, taps);
+}
+
 const std::vector<Entry>& Handlers() {
   static const std::vector<Entry> entries = {
       {"bandjax_analysis", reinterpret_cast<void*>(bandjax_cuda_analysis)},

@@ -40,7 +40,6 @@ enum class Contraction { kMultiplySum, kInputProduct };
 
 constexpr int kProductThreads = 256;
 constexpr int kProductRows = 128;
-constexpr int kProductColumns = 64;
 constexpr int kProductDepth = 16;
 constexpr int kPhases = 1024;  // Complex numbers in shared memory, for taps x frequencies.
 
@@ -51,6 +50,8 @@ struct ProductBody {
   static constexpr int kBlocksPerProcessor = 2;
   static constexpr bool kForward = kContraction == Contraction::kMultiplySum;
   static constexpr int kBatch = kProductRows / kFrequencies;
+  static constexpr int kColumns = Arithmetic::kColumns;
+  static constexpr int kTiles = kColumns / 2 / 8;  // Of 8 columns, in a warp's half of them.
 
   // Row lengths in shared memory, padded so that the lanes of a fragment load meet different
   // banks and rows start at multiples of 16 bytes.
@@ -58,12 +59,17 @@ struct ProductBody {
   static constexpr int kAPlane = kProductRows * kAStride;
   static constexpr int kAStage = 2 * kAPlane;
   // The filter's tile is [input][output] as the taps are: [depth][column], or [column][depth].
-  static constexpr int kBRows = kForward ? kProductDepth : kProductColumns;
-  static constexpr int kBColumns = kForward ? kProductColumns : kProductDepth;
+  static constexpr int kBRows = kForward ? kProductDepth : kColumns;
+  static constexpr int kBColumns = kForward ? kColumns : kProductDepth;
   static constexpr int kBStride = kBColumns + (kForward ? 8 : 4);
   static constexpr int kBPlane = kBRows * kBStride;
+  // Output channels for which a thread builds the filter's spectrum, loaded and stored at once.
+  static constexpr int kOutputs = kBRows * kBColumns / kThreads;
+  struct alignas(4 * kOutputs) Outputs {
+    float v[kOutputs];
+  };
   // Taps in flight while the filter's spectrum is built; more would spill registers.
-  static constexpr int kTapsAhead = kFrequencies == 4 || Arithmetic::kUnroll == 1 ? 2 : 3;
+  static constexpr int kTapsAhead = kFrequencies == 4 ? 2 : 3;
   static constexpr int kTapsAtATime = kPhases / kFrequencies;
   static constexpr size_t kABytes = 2 * kAStage * sizeof(S);
   static constexpr size_t kBBytes = 2 * kFrequencies * kBPlane * sizeof(float);
@@ -75,15 +81,15 @@ struct ProductBody {
   };
 
   BANDJAX_BOTH static int64_t Blocks(const Params& p) {
-    return int64_t{CeilDiv(p.width, kProductColumns)} * p.groups * CeilDiv(p.N, kBatch) *
+    return int64_t{CeilDiv(p.width, kColumns)} * p.groups * CeilDiv(p.N, kBatch) *
            CeilDiv(p.K0 * p.K1, kFrequencies);
   }
 
   // Neighbouring blocks share spectra, and whoever follows shares the taps, through the cache.
   BANDJAX_DEVICE static Tile TileOf(const Params& p, int64_t index) {
-    const int columns = CeilDiv(p.width, kProductColumns), batches = CeilDiv(p.N, kBatch);
+    const int columns = CeilDiv(p.width, kColumns), batches = CeilDiv(p.N, kBatch);
     Tile tile;
-    tile.column = static_cast<int>(index % columns) * kProductColumns;
+    tile.column = static_cast<int>(index % columns) * kColumns;
     index /= columns;
     tile.group = static_cast<int>(index % p.groups);
     index /= p.groups;
@@ -98,10 +104,10 @@ struct ProductBody {
     float* b = reinterpret_cast<float*>(block.Shared() + kABytes);  // [frequency][re, im][..][..]
     float* phases = reinterpret_cast<float*>(block.Shared() + kABytes + kBBytes);
     const int lane = block.Thread() & 31, warp = block.Thread() >> 5;
-    // A warp makes 32 x 32 complex numbers, of one frequency.
-    const int row = (warp >> 1) * 32, column = (warp & 1) * 32, frequency = row / kBatch;
+    // A warp makes 32 rows x half the columns, of one frequency.
+    const int row = (warp >> 1) * 32, column = (warp & 1) * kColumns / 2, frequency = row / kBatch;
 
-    float re[2][4][4] = {}, im[2][4][4] = {};
+    float re[2][kTiles][4] = {}, im[2][kTiles][4] = {};
     const bool few_taps = p.k0 * p.k1 <= kTapsAtATime;
     if (few_taps) FillPhases(p, block, tile, 0, p.k0 * p.k1, phases);
     LoadSpectra(p, block, tile, 0, a);
@@ -142,12 +148,23 @@ struct ProductBody {
 
   BANDJAX_DEVICE static void LoadSpectra(const Params& p, Block& block, const Tile& tile, int depth,
                                          S* a) {
-    constexpr int kVector = 16 / static_cast<int>(sizeof(S));
+    if (p.copy_a) {
+      LoadChunks<16 / static_cast<int>(sizeof(S))>(p, block, tile, depth, a);
+    } else {
+      LoadChunks<1>(p, block, tile, depth, a);
+    }
+  }
+
+  // Loads kVector channels at a time: asynchronously if they are 16 bytes, else one by one.
+  template <int kVector>
+  BANDJAX_DEVICE static void LoadChunks(const Params& p, Block& block, const Tile& tile, int depth,
+                                        S* a) {
     constexpr int kChunks = kProductDepth / kVector;
-    const int step = p.copy_a ? kVector : 1, chunks = p.copy_a ? kChunks : kProductDepth;
-    for (int i = block.Thread(); i < 2 * kProductRows * chunks; i += block.Threads()) {
-      const int c = i % chunks * step, row = i / chunks % kProductRows;
-      const bool imaginary = i >= kProductRows * chunks;
+    // Unrolled, it would keep every address in a register.
+#pragma unroll 1
+    for (int i = block.Thread(); i < 2 * kProductRows * kChunks; i += kThreads) {
+      const int c = i % kChunks * kVector, row = i / kChunks % kProductRows;
+      const bool imaginary = i >= kProductRows * kChunks;
       const int k = tile.frequency + row / kBatch, n = tile.batch + row % kBatch;
       const S* from = static_cast<const S*>(imaginary ? p.a_im : p.a_re);
       const bool inside = k < p.K0 * p.K1 && n < p.N && depth + c < p.depth;
@@ -156,7 +173,7 @@ struct ProductBody {
             (int64_t{k} * p.N + n) * p.groups * p.depth + int64_t{tile.group} * p.depth + depth + c;
       }
       S* to = a + imaginary * kAPlane + row * kAStride + c;
-      if (p.copy_a) {
+      if (kVector > 1) {
         block.CopyAsync16(to, from, inside ? 16 : 0);
       } else {
         *to = inside ? *from : S{};
@@ -167,19 +184,19 @@ struct ProductBody {
   // b[frequency][re, im][input][output] = sum over taps of phase * tap, for one step of depth.
   BANDJAX_DEVICE static void BuildFilter(const Params& p, Block& block, const Tile& tile, int depth,
                                          bool few_taps, float* phases, float* b) {
-    constexpr int kAcross = kBColumns / 4;
+    constexpr int kAcross = kBColumns / kOutputs;
     struct alignas(kFrequencies > 1 ? 16 : 8) Phase {
       float v[2 * kFrequencies];
     };
-    const int i = block.Thread() / kAcross, o = block.Thread() % kAcross * 4;
+    const int i = block.Thread() / kAcross, o = block.Thread() % kAcross * kOutputs;
     const int input = i + (kForward ? depth : tile.column);
     const int output = o + (kForward ? tile.column : depth);
     const int row = p.groups * p.output;
     const float* from = p.taps + int64_t{input} * row + int64_t{tile.group} * p.output + output;
     const int64_t tap_stride = int64_t{p.input} * row;
-    const int outputs = input < p.input ? Min(Max(p.output - output, 0), 4) : 0;
+    const int count = input < p.input ? Min(Max(p.output - output, 0), kOutputs) : 0;
 
-    float re[kFrequencies][4] = {}, im[kFrequencies][4] = {};
+    Outputs re[kFrequencies] = {}, im[kFrequencies] = {};
     const int all = p.k0 * p.k1;
     for (int tap0 = 0; tap0 < all; tap0 += kTapsAtATime) {
       const int taps = Min(kTapsAtATime, all - tap0);
@@ -190,82 +207,68 @@ struct ProductBody {
       }
 #pragma unroll kTapsAhead
       for (int tap = 0; tap < taps; ++tap) {
-        float w[4];
-        ReadTaps(from + (tap0 + tap) * tap_stride, outputs, p.wide_taps, w);
+        const Outputs w = ReadTaps(from + (tap0 + tap) * tap_stride, count, p.wide_taps);
         const Phase phase = reinterpret_cast<const Phase*>(phases)[tap];
 #pragma unroll
         for (int f = 0; f < kFrequencies; ++f) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            re[f][j] += phase.v[2 * f] * w[j];
-            im[f][j] += phase.v[2 * f + 1] * w[j];
+          for (int j = 0; j < kOutputs; ++j) {
+            re[f].v[j] += phase.v[2 * f] * w.v[j];
+            im[f].v[j] += phase.v[2 * f + 1] * w.v[j];
           }
         }
       }
     }
-    struct alignas(16) Four {
-      float v[4];
-    };
 #pragma unroll
     for (int f = 0; f < kFrequencies; ++f) {
       float* to = b + f * 2 * kBPlane + i * kBStride + o;
-      *reinterpret_cast<Four*>(to) = {{re[f][0], re[f][1], re[f][2], re[f][3]}};
-      *reinterpret_cast<Four*>(to + kBPlane) = {{im[f][0], im[f][1], im[f][2], im[f][3]}};
+      *reinterpret_cast<Outputs*>(to) = re[f];
+      *reinterpret_cast<Outputs*>(to + kBPlane) = im[f];
     }
   }
 
-  // Four neighbouring output channels of one tap, of which the first `count` exist.
-  BANDJAX_DEVICE static void ReadTaps(const float* from, int count, bool wide, float (&w)[4]) {
-    struct alignas(16) Four {
-      float v[4];
-    };
-    if (wide && count == 4) {
-      const Four four = *reinterpret_cast<const Four*>(from);
+  // One tap of neighbouring output channels, of which the first `count` exist.
+  BANDJAX_DEVICE static Outputs ReadTaps(const float* from, int count, bool wide) {
+    if (wide && count == kOutputs) return *reinterpret_cast<const Outputs*>(from);
+    Outputs w;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) w[j] = four.v[j];
-    } else {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) w[j] = j < count ? from[j] : 0.0f;
-    }
+    for (int j = 0; j < kOutputs; ++j) w.v[j] = j < count ? from[j] : 0.0f;
+    return w;
   }
 
   BANDJAX_DEVICE static void MultiplyStep(Block& block, int lane, const S* a, const float* b,
-                                          float (&re)[2][4][4], float (&im)[2][4][4]) {
-    // Unrolled no further than registers allow: the compiler would load fragments far ahead.
-#pragma unroll Arithmetic::kUnroll
-    for (int k0 = 0; k0 < kProductDepth; k0 += Arithmetic::kDepth) {
+                                          float (&re)[2][kTiles][4], float (&im)[2][kTiles][4]) {
+    constexpr int kDown = kForward ? kBStride : 1, kAcross = kForward ? 1 : kBStride;
 #pragma unroll
-      for (int plane = 0; plane < 2; ++plane) {
-        typename Arithmetic::A left[2];
+    for (int k0 = 0; k0 < kProductDepth; k0 += Arithmetic::kDepth) {
+      typename Arithmetic::A a_re[2], a_im[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const S* from = a + i * 16 * kAStride + k0;
+        a_re[i] = Arithmetic::LoadA(
+            lane, [&](int row, int k) { return ToFloat(from[row * kAStride + k]); });
+        a_im[i] = Arithmetic::LoadA(
+            lane, [&](int row, int k) { return ToFloat(from[kAPlane + row * kAStride + k]); });
+      }
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        const float* from = b + k0 * kDown + j * 8 * kAcross;
+        const auto b_re = Arithmetic::LoadB(
+            lane, [&](int k, int column) { return from[k * kDown + column * kAcross]; });
+        const auto b_im = Arithmetic::LoadB(
+            lane, [&](int k, int column) { return from[kBPlane + k * kDown + column * kAcross]; });
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const S* from = a + plane * kAPlane + i * 16 * kAStride + k0;
-          left[i] = Arithmetic::LoadA(
-              lane, [&](int row, int k) { return ToFloat(from[row * kAStride + k]); });
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          constexpr int kDown = kForward ? kBStride : 1, kAcross = kForward ? 1 : kBStride;
-          const float* from = b + k0 * kDown + j * 8 * kAcross;
-          const auto b_re = Arithmetic::LoadB(
-              lane, [&](int k, int column) { return from[k * kDown + column * kAcross]; });
-          const auto b_im = Arithmetic::LoadB(lane, [&](int k, int column) {
-            return from[kBPlane + k * kDown + column * kAcross];
-          });
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            Arithmetic::MultiplyAdd(block, plane == 0 ? re[i][j] : im[i][j], left[i], b_re);
-            Arithmetic::MultiplyAdd(block, plane == 0 ? im[i][j] : re[i][j], left[i],
-                                    plane == 0 ? b_im : Arithmetic::Negative(b_im));
-          }
+          ComplexMultiplyAdd<Arithmetic, false>(block, re[i][j], im[i][j], a_re[i], a_im[i], b_re,
+                                                b_im);
         }
       }
     }
   }
 
   BANDJAX_DEVICE static void WriteTile(const Params& p, const Tile& tile, int lane, int row,
-                                       int column, const float (&re)[2][4][4],
-                                       const float (&im)[2][4][4]) {
+                                       int column, const float (&re)[2][kTiles][4],
+                                       const float (&im)[2][kTiles][4]) {
     const int k = tile.frequency + row / kBatch;
     if (k >= p.K0 * p.K1) return;
 #pragma unroll
@@ -277,7 +280,7 @@ struct ProductBody {
         const int64_t first =
             (int64_t{k} * p.N + n) * p.groups * p.width + int64_t{tile.group} * p.width;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < kTiles; ++j) {
           const int c = tile.column + column + j * 8 + 2 * (lane & 3);
           WritePair(p.re + first + c, p.width - c, p.wide_result, re[i][j][2 * half],
                     re[i][j][2 * half + 1]);
