@@ -42,15 +42,17 @@ struct PaperBody {
     const S* x_re = static_cast<const S*>(p.x_re);
     const S* x_im = static_cast<const S*>(p.x_im);
     for (int64_t k = block.Thread(); k < p.K; k += block.Threads()) {
+      const int64_t x = kPlanar ? n * p.C * p.K + k : (k * p.N + n) * p.C;
+      const int64_t w = kPlanar ? o * p.C * p.K + k : k * p.C * p.O + o;
+      const int64_t y = kPlanar ? (n * p.O + o) * p.K + k : (k * p.N + n) * p.O + o;
+      const int64_t x_step = kPlanar ? p.K : 1, w_step = kPlanar ? p.K : p.O;
       float re = 0.0f, im = 0.0f;
       for (int64_t c = 0; c < p.C; ++c) {
-        const int64_t x = kPlanar ? (n * p.C + c) * p.K + k : (k * p.N + n) * p.C + c;
-        const int64_t w = kPlanar ? (o * p.C + c) * p.K + k : (k * p.C + c) * p.O + o;
-        const float a = ToFloat(x_re[x]), b = ToFloat(x_im[x]), c_re = p.w_re[w], d = p.w_im[w];
-        re += a * c_re + b * d;
-        im += b * c_re - a * d;
+        const float a = ToFloat(x_re[x + c * x_step]), b = ToFloat(x_im[x + c * x_step]);
+        const float u = p.w_re[w + c * w_step], v = p.w_im[w + c * w_step];
+        re += a * u + b * v;
+        im += b * u - a * v;
       }
-      const int64_t y = kPlanar ? (n * p.O + o) * p.K + k : (k * p.N + n) * p.O + o;
       p.y_re[y] = re;
       p.y_im[y] = im;
     }
