@@ -201,20 +201,27 @@ void CheckTransform(const TransformCase& c, Storage samples, Storage spectra) {
 
 void Transforms() {
   constexpr Storage kF32 = Storage::kF32, kBf16 = Storage::kBf16;
-  const TransformBudget whole;
-  // Few lines and steps at a time.
-  const TransformBudget small{3 << 10, 100};
+  // As on a GPU, where so small sizes are cut into many blocks; in few blocks; a few lines, steps
+  // and far indices at a time.
+  const TransformBudget usual, whole{60 << 10, 12 << 10, 1, 512};
+  const TransformBudget small{3 << 10, 100, 1, 8}, few_steps{60 << 10, 200, 1, 16};
   const std::vector<TransformCase> cases = {
-      {2, 8, 8, 5, 4, 3, false, whole},   {1, 5, 7, 3, 2, 3, false, whole},
-      {2, 6, 5, 3, 3, 2, true, whole},    {3, 1, 37, 11, 0, 18, false, whole},
-      {1, 1, 1, 1, 0, 0, false, whole},   {1, 32, 32, 2, 10, 10, false, whole},
-      {1, 17, 9, 33, 8, 4, false, small}, {1, 12, 23, 2, 6, 11, true, small},
-      {1, 3, 40, 1, 1, 17, false, small}, {1, 40, 3, 1, 19, 1, false, small},
-      {1, 1, 30, 2, 0, 20, false, small}, {1, 2, 2, 4000, 1, 1, false, whole},
-      {1, 70, 1, 1, 33, 0, false, whole},
+      {2, 16, 16, 5, 7, 7, false, whole},  // Tiles of 8 in the first pass,
+      {1, 9, 11, 3, 4, 5, false, whole},   // of 4,
+      {2, 6, 5, 3, 3, 2, true, whole},     // of 2,
+      {2, 1, 5, 3, 0, 0, false, whole},    // of 1;
+      {1, 18, 9, 33, 8, 6, false, small},  // lines in chunks.
+      {2, 8, 8, 5, 4, 3, false, usual},        {3, 1, 37, 11, 0, 18, false, usual},
+      {3, 1, 137, 11, 0, 68, false, whole},    {1, 1, 1, 1, 0, 0, false, usual},
+      {1, 32, 32, 35, 10, 10, false, whole},   {1, 31, 33, 2, 15, 16, false, whole},
+      {1, 24, 29, 3, 12, 13, true, few_steps}, {1, 12, 23, 2, 6, 11, true, small},
+      {1, 3, 40, 1, 1, 17, false, small},      {1, 40, 3, 1, 19, 1, false, small},
+      {1, 1, 30, 2, 0, 20, false, few_steps},  {1, 2, 2, 4000, 1, 1, false, usual},
+      {1, 70, 1, 1, 33, 0, false, usual},
   };
-  for (const TransformCase& c : cases) CheckTransform(c, kF32, kF32);
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < cases.size(); ++i) {
+    CheckTransform(cases[i], kF32, kF32);
+    if (i >= 5) continue;
     CheckTransform(cases[i], kF32, kBf16);
     CheckTransform(cases[i], kBf16, kF32);
     CheckTransform(cases[i], kBf16, kBf16);
@@ -249,7 +256,9 @@ const std::vector<ProductCase>& ProductCases() {
       {{1, 3, 3, 3, 3, 3, 3, 1}, kF32},      // one channel each.
       {{5, 1, 4, 3, 6, 1, 1, 300}, kF32},    // More taps than phases in shared memory.
       {{3, 2, 20, 40, 36, 1, 4, 5}, kBf16},  // bfloat16, aligned
-      {{3, 1, 20, 9, 10, 1, 2, 2}, kBf16},   // and not.
+      {{3, 1, 20, 9, 10, 1, 2, 2}, kBf16},   // and not,
+      {{2, 1, 50, 9, 10, 1, 1, 2}, kBf16},   // two frequencies in a block,
+      {{1, 2, 100, 8, 10, 1, 1, 1}, kBf16},  // and one.
   };
   return cases;
 }

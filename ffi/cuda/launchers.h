@@ -25,13 +25,14 @@ struct TransformShape {
   int64_t N, H, W, C, U0, U1, K0, K1;
 };
 
-// Shared memory for what a block keeps between its two passes with its second table, and for the
-// first table. Together below what three blocks of an H100's multiprocessor can have, two of an
-// A100's and one of any GPU. Chosen by arithmetic, not by measurement. Tests pass less, so
-// that small sizes run in many chunks.
+// How a transform is cut. The shared memory is below what three blocks of an H100's multiprocessor
+// can have together, two of an A100's and one of any GPU; chosen by arithmetic, not by measurement.
+// Tests pass less, so that small sizes are cut in many ways.
 struct TransformBudget {
-  int64_t middle = 60 << 10;
-  int64_t table = 12 << 10;
+  int64_t middle = 60 << 10;  // Bytes for what lies between the passes, with the second table.
+  int64_t table = 12 << 10;   // Bytes for the first table.
+  int64_t blocks = 264;  // Make so many blocks if possible: two for a multiprocessor of an H100.
+  int64_t far = 512;     // Of the second pass's results along an axis, a block makes so many.
 };
 
 const char* LaunchAnalysis(const TransformShape& shape, Storage samples, Storage spectra,

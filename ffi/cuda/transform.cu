@@ -4,22 +4,18 @@
 namespace bandjax::cuda {
 namespace {
 
-// Enough blocks for two on each multiprocessor of an H100.
-constexpr int64_t kEnoughBlocks = 264;
-constexpr int kFarRange = 512;
-
 int NearTile(int64_t near) { return near >= 8 ? 8 : near >= 4 ? 4 : near >= 2 ? 2 : 1; }
 
 // Cuts the two passes so that they fit the budget: whole lines if possible, since what is made of
 // a chunk of lines must be made again for every round of far tiles.
 void Plan(TransformParams& p, const TransformBudget& budget) {
-  p.far_chunk = Min(p.far, kFarRange);
+  p.far_chunk = static_cast<int>(Min<int64_t>(p.far, budget.far));
   const int64_t far_bytes = int64_t{FarPadded(p)} * 2 * sizeof(float);
   constexpr int64_t kNearBytes = 4 * 32 * sizeof(float);
   int64_t near = (budget.middle / p.lines - far_bytes) / kNearBytes;
   near = Min<int64_t>(Max<int64_t>(near, 1), Min(p.near, 64));
   const int64_t others = CeilDiv<int64_t>(p.columns, 32) * CeilDiv(p.far, p.far_chunk);
-  const int64_t wanted = Min<int64_t>(CeilDiv(kEnoughBlocks, others), p.near);
+  const int64_t wanted = Min<int64_t>(CeilDiv(budget.blocks, others), p.near);
   near = Min(near, CeilDiv<int64_t>(p.near, wanted));
   // Whole tiles, unless one chunk is all.
   if (near < p.near) near = near / NearTile(near) * NearTile(near);
@@ -42,25 +38,21 @@ const char* LaunchTile(const TransformParams& p, Stream stream) {
       p, blocks, warps * 32, TransformFloats(p, kNearTile) * sizeof(float), stream);
 }
 
-template <class Ends, bool kAllLines>
-const char* LaunchLines(const TransformParams& p, Stream stream) {
-  switch (NearTile(p.near_chunk)) {
-    case 8:
-      return LaunchTile<Ends, 8, kAllLines>(p, stream);
-    case 4:
-      return LaunchTile<Ends, 4, kAllLines>(p, stream);
-    case 2:
-      return LaunchTile<Ends, 2, kAllLines>(p, stream);
-    default:
-      return LaunchTile<Ends, 1, kAllLines>(p, stream);
-  }
-}
-
 template <class Ends>
 const char* LaunchPlanned(TransformParams& p, const TransformBudget& budget, Stream stream) {
   Plan(p, budget);
-  return p.line_chunk >= p.lines ? LaunchLines<Ends, true>(p, stream)
-                                 : LaunchLines<Ends, false>(p, stream);
+  // Where not all lines fit, there was no room for more than one near index either.
+  if (p.line_chunk < p.lines) return LaunchTile<Ends, 1, false>(p, stream);
+  switch (NearTile(p.near_chunk)) {
+    case 8:
+      return LaunchTile<Ends, 8, true>(p, stream);
+    case 4:
+      return LaunchTile<Ends, 4, true>(p, stream);
+    case 2:
+      return LaunchTile<Ends, 2, true>(p, stream);
+    default:
+      return LaunchTile<Ends, 1, true>(p, stream);
+  }
 }
 
 template <template <class, class> class Ends>
