@@ -323,7 +323,7 @@ def _keep(how: _How, x: jax.Array) -> Kept:
 
 
 def _restore(how: _How, kept: Kept, dtype: jax.typing.DTypeLike) -> Kept:
-    if how.native and how.residual_dtype == jnp.bfloat16:
+    if how.native and how.residual_dtype == jnp.bfloat16 and dtype != jnp.float64:
         return kept  # The native kernels read it as it is.
     kept = jax.tree.map(lambda a: a.astype(dtype), kept)
     if how.kept_scale != 1:
@@ -391,8 +391,9 @@ def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
 
 def _analyse(how: _How, x: jax.Array) -> Spectrum:
     if how.native:
-        narrow = how.residual_dtype == jnp.bfloat16 and not how.geometry.keeps_input
-        dtype = how.residual_dtype if narrow else _compute_dtype(x.dtype)
+        dtype = _compute_dtype(x.dtype)
+        if how.residual_dtype == jnp.bfloat16 and not how.geometry.keeps_input:
+            dtype = dtype if dtype == jnp.float64 else how.residual_dtype
         return _native.analysis(how.native_transform(how.input_samples, x.dtype, dtype), x)
     return to_spectrum(how.transform, how.input_samples, jnp.moveaxis(x, 0, -2))
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bandjax import _extension, spectral
 from bandjax._bilinear import contractions
@@ -117,9 +118,7 @@ def _platform(platform: str) -> str:
     return "cuda" if platform == "gpu" else platform
 
 
-def _by_platform(
-    target: str, out_types: Any, twin: Operation, **attributes: Any
-) -> Operation:
+def _by_platform(target: str, out_types: Any, twin: Operation, **attributes: Any) -> Operation:
     """The kernel on platforms that have it, ``twin`` on the others.
 
     ``out_types`` are the results of ``twin``, ``attributes`` those of the handler; either may be a
@@ -143,9 +142,14 @@ def _call_kernel(
 ) -> Arrays:
     results, workspace = out_types(platform, *args)
     # Under shard_map results vary over the devices as the first operand does.
-    varying = jax.typeof(args[0]).manual_axis_type
+    like = jax.typeof(args[0])
     shapes = [
-        jax.ShapeDtypeStruct(r.shape, r.dtype, manual_axis_type=varying)
+        jax.ShapeDtypeStruct(
+            r.shape,
+            r.dtype,
+            sharding=NamedSharding(like.sharding.mesh, PartitionSpec()),
+            manual_axis_type=like.manual_axis_type,
+        )
         for r in (*results, *workspace)
     ]
     out = jax.ffi.ffi_call(_TARGET.format(target), shapes)(*args, **attributes)
@@ -307,9 +311,7 @@ def synthesis(how: Native, spectrum: Spectrum) -> jax.Array:
     return rest.synthesise(*planes).reshape(n, *samples.shape, c)
 
 
-analysis.defvjp(
-    lambda how, x: (analysis(how, x), None), lambda how, _, ct: (synthesis(how, ct),)
-)
+analysis.defvjp(lambda how, x: (analysis(how, x), None), lambda how, _, ct: (synthesis(how, ct),))
 synthesis.defvjp(
     lambda how, spectrum: (synthesis(how, spectrum), None),
     lambda how, _, ct: (analysis(how, ct),),
@@ -445,7 +447,7 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
         rule.format(c="c" if how.groups == 1 else "i"),
         shared=shared,
         summed=[name for name in summed if name in shared],
-        batching=functools.partial(_batch_product, which, twin),
+        batching=functools.partial(_batch_product, which, how, dtype),
     )
 
 
@@ -457,16 +459,30 @@ _RULES = {  # and the axis that is summed over
 
 
 def _batch_product(
-    which: str, twin: Operation, f: Operation, size: int, batched: list[bool], args: Arrays
+    which: str,
+    how: NativeProduct,
+    dtype: np.dtype[Any],
+    f: Operation,
+    size: int,
+    batched: list[bool],
+    args: Arrays,
 ) -> Arrays:
-    """``vmap`` over the spectrum alone is a larger batch; over the filter it is left to XLA."""
+    """``vmap`` over the spectrum alone is a larger batch, over the filter more groups."""
     if which != "filter_product" and not batched[2]:
         re, im = (
             _join_batch(a if b else _repeat(a, size))
             for a, b in zip(args[:2], batched[:2], strict=True)
         )
         return tuple(_split_batch(a, size) for a in f(re, im, *args[2:]))
-    return jax.vmap(twin, tuple(0 if b else None for b in batched))(*args)
+    # (Left to XLA, products with a batch dimension more fail to compile in jaxlib 0.10.)
+    *arrays, outer, inner = args
+    grouped = _product_operation(which, dataclasses.replace(how, groups=size * how.groups), dtype)
+    joined = (
+        jnp.moveaxis(a if b else _repeat(a, size), 0, 3).reshape(*a.shape[-4:-1], -1)
+        for a, b in zip(arrays, batched, strict=False)
+    )
+    out = grouped(*joined, outer, inner)
+    return tuple(jnp.moveaxis(a.reshape(*a.shape[:3], size, -1), 3, 0) for a in out)
 
 
 def filter_workspace(

@@ -88,16 +88,22 @@ def partitioned(
         need_replication_factors=tuple(whole),  # In this order, that of their appearance.
         reduction_factors=tuple(summed),
     )
-    batched = jax.custom_batching.custom_vmap(spread)
+    # Under shard_map each device has its share already.
+    everywhere, alone = _with_batching(spread, batching), _with_batching(local, batching)
+
+    def call(*args: jax.Array) -> Arrays:
+        varying = jax.typeof(args[0]).manual_axis_type.varying
+        return alone(*args) if varying else everywhere(*args)
+
+    return call
+
+
+def _with_batching(f: Operation, batching: Batching) -> Operation:
+    batched = jax.custom_batching.custom_vmap(f)
 
     @batched.def_vmap
     def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[Arrays, Any]:
         out = batching(batched, axis_size, list(in_batched), args)
         return out, tuple(True for _ in out)
 
-    def call(*args: jax.Array) -> Arrays:
-        if jax.typeof(args[0]).manual_axis_type.varying:  # Under shard_map: one device's share.
-            return local(*args)
-        return batched(*args)
-
-    return call
+    return batched

@@ -9,11 +9,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 from configs import Config
 
 import bandjax
 
-METHODS = ("fft", "dft", "direct", "auto")
+STATUS = bandjax.native_status()
+# Skipped, and said to be, where the kernels were not built.
+native = pytest.mark.skipif(not STATUS.startswith("native: available"), reason=STATUS)
+
+PLAIN = ("fft", "dft", "direct", "auto")
+# "native" is the method "dft" by the native kernels; "dft" is the same by XLA.
+METHODS = (*PLAIN, pytest.param("native", marks=native))
+# Those that run here, for a test that goes through them itself; test_native.py tells of a gap.
+HERE = PLAIN if native.args[0] else (*PLAIN, "native")
+
+
+def chosen(method: str) -> dict[str, Any]:
+    """The arguments of ``band_conv``, or of a layer, for one of ``METHODS``."""
+    if method == "native":
+        return {"method": "dft", "implementation": "native"}
+    return {"method": method, "implementation": "xla"} if method == "dft" else {"method": method}
 
 
 @functools.cache
@@ -52,13 +68,13 @@ def convolution(config: Config, band: Any, method: str, **more: Any) -> Callable
     """``band_conv`` of one configuration as a function of input and kernel."""
 
     def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return bandjax.band_conv(x, kernel, band, method=method, **config.arguments(), **more)
+        return bandjax.band_conv(x, kernel, band, **chosen(method), **config.arguments(), **more)
 
     return call
 
 
 def by_every_method(
-    config: Config, band: Any, methods: Iterable[str] = METHODS
+    config: Config, band: Any, methods: Iterable[str] = HERE
 ) -> dict[str, jax.Array]:
     """The output by every method, in one compilation."""
     calls = {method: convolution(config, band, method) for method in methods}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, band_of, by_every_method, quick_jit
+from calls import HERE, METHODS, band_of, by_every_method, chosen, quick_jit
 
 import bandjax
 
@@ -43,10 +43,10 @@ def test_float32_at_the_layers_of_resnet18(channels, size, rate):
         rate=Fraction(rate),
     )
     expected = oracle.convolve(x, kernel, geometry)
-    for method in METHODS:
+    for method in HERE:
         run = quick_jit(
             lambda x, kernel, method=method: bandjax.band_conv(
-                x, kernel, bandjax.Compression(rate), method=method
+                x, kernel, bandjax.Compression(rate), **chosen(method)
             )
         )
         assert oracle.relative_gap(run(x, kernel), expected) <= 1e-5, method
@@ -115,7 +115,7 @@ def test_a_tone_outside_the_band_leaves_nothing(method):
         tone = jnp.asarray(np.cos(2 * np.pi * frequency * n / 16 + 0.4)[None, :, None])
         run = quick_jit(
             lambda x, w: [
-                bandjax.band_conv(x, w, band, padding="CIRCULAR", method=method)
+                bandjax.band_conv(x, w, band, padding="CIRCULAR", **chosen(method))
                 for band in (bandjax.Modes(3), None)
             ]
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, quick_jit
+from calls import METHODS, chosen, quick_jit
 
 import bandjax
 
@@ -25,7 +25,7 @@ GEOMETRY = oracle.axes(
 
 def call(x, kernel, method):
     return bandjax.band_conv(
-        x, kernel, bandjax.Modes(3, 2), strides=(1, 2), feature_group_count=2, method=method
+        x, kernel, bandjax.Modes(3, 2), strides=(1, 2), feature_group_count=2, **chosen(method)
     )
 
 
@@ -96,7 +96,7 @@ def test_half_sums_do_not_saturate(method):
     rng = np.random.default_rng(2)
     x = jnp.asarray(1 + 0.01 * rng.normal(size=(1, 4, 4096)), jnp.bfloat16)
     kernel = jnp.asarray(1 + 0.01 * rng.normal(size=(1, 4096, 1)), jnp.bfloat16)
-    y = bandjax.band_conv(x, kernel, bandjax.Modes(1), method=method)
+    y = bandjax.band_conv(x, kernel, bandjax.Modes(1), **chosen(method))
     geometry = oracle.axes(
         (4,),
         (1,),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, quick_jit
+from calls import HERE, METHODS, chosen, quick_jit
 from flax import nnx
 from jax.nn import initializers
 
@@ -153,9 +153,9 @@ def test_linen_with_every_frequency_is_conv(rank, changes):
 def test_every_method_in_a_layer(padding, method):
     changes = {"padding": padding, "strides": (2, 1)}
     x = data(2)
-    dense, banded = nnx_layers(2, changes, method=method)
+    dense, banded = nnx_layers(2, changes, **chosen(method))
     variables = {"params": {"kernel": dense.kernel[...], "bias": dense.bias[...]}}
-    _, linen_banded = linen_layers(2, changes, method=method)
+    _, linen_banded = linen_layers(2, changes, **chosen(method))
     assert_same_outputs((banded, bound(linen_banded, variables), dense), x)
 
 
@@ -410,7 +410,7 @@ def test_the_dense_hook_is_lax():
     x = data(2)
     arguments = {"param_dtype": jnp.float64, "strides": (1, 2)}
     plain = nnx.Conv(4, 6, (3, 3), **arguments, rngs=nnx.Rngs(7))
-    hooks = [bandjax.conv_general_dilated(None, method=method) for method in METHODS]
+    hooks = [bandjax.conv_general_dilated(None, **chosen(method)) for method in HERE]
     layers = [
         nnx.Conv(4, 6, (3, 3), **arguments, conv_general_dilated=hook, rngs=nnx.Rngs(7))
         for hook in hooks
@@ -500,7 +500,7 @@ def test_a_transposed_convolution_is_one_with_input_dilation(taps, strides, padd
     pairs = [transposed_padding(k, s, padding) for k, s in zip(taps, strides, strict=True)]
 
     def banded(x, kernel):
-        return bandjax.band_conv(x, kernel, padding=pairs, input_dilation=strides, method=method)
+        return bandjax.band_conv(x, kernel, padding=pairs, input_dilation=strides, **chosen(method))
 
     layer = nnx.ConvTranspose(
         4, 6, taps, strides, padding=padding, param_dtype=jnp.float64, rngs=nnx.Rngs(7)

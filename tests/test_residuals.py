@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, band_of, convolution, quick_jit
+from calls import METHODS, band_of, chosen, convolution, quick_jit
 from jax.ad_checkpoint import print_saved_residuals
 
 import bandjax
@@ -58,7 +58,7 @@ def test_they_are_the_spectrum_and_the_kernel(band, method):
     x, kernel = data()
 
     def f(x, kernel):
-        return bandjax.band_conv(x, kernel, band, method=method)
+        return bandjax.band_conv(x, kernel, band, **chosen(method))
 
     rest = without_kernel(residuals(f, x, kernel), kernel)
     if band is None:
@@ -79,7 +79,7 @@ def test_every_one_is_an_argument_or_bears_the_name(band, method):
     x, kernel = data()
 
     def f(x, kernel):
-        return bandjax.band_conv(x, kernel, band, method=method)
+        return bandjax.band_conv(x, kernel, band, **chosen(method))
 
     lines = printed(f, x, kernel)
     arguments = [line for line in lines if "from the argument" in line]
@@ -98,7 +98,7 @@ def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
 
     def f(x, kernel):
         band = bandjax.Compression(0.5)
-        return bandjax.band_conv(x, kernel, band, method=method, residual_dtype=dtype)
+        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=dtype)
 
     kept = sum(leaf.nbytes for leaf in without_kernel(residuals(f, x, kernel), kernel))
     assert 0.4 * share * x.nbytes <= kept <= share * x.nbytes
@@ -123,7 +123,7 @@ def test_backward_does_not_need_the_input(method, jitted):
     x, kernel = data((1, 9, 7, 2), 3)
 
     def f(x, kernel):
-        return bandjax.band_conv(x, kernel, bandjax.Modes(2, 2), method=method)
+        return bandjax.band_conv(x, kernel, bandjax.Modes(2, 2), **chosen(method))
 
     y, back = jax.vjp(jax.jit(f) if jitted else f, jnp.asarray(x), kernel)
     assert not any(leaf.shape == x.shape for leaf in jax.tree.leaves(back))
@@ -149,7 +149,7 @@ def test_forward_goes_on_from_the_rounded_spectrum(band, method):
     x, kernel = data((2, 8, 7, 3), 4, dtype=np.float64)
 
     def f(x, kernel, dtype=jnp.bfloat16):
-        return bandjax.band_conv(x, kernel, band, method=method, residual_dtype=dtype)
+        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=dtype)
 
     @quick_jit
     def run(x, kernel):
@@ -172,7 +172,7 @@ def test_a_spectrum_beyond_the_range_of_float16_does_not_overflow(method):
 
     def f(x, kernel, dtype=jnp.float16):
         return bandjax.band_conv(
-            x, kernel, bandjax.Compression(0.5), method=method, residual_dtype=dtype
+            x, kernel, bandjax.Compression(0.5), **chosen(method), residual_dtype=dtype
         )
 
     @quick_jit
@@ -200,7 +200,7 @@ def block(band, method, residual_dtype=None):
 
     def f(x, kernel):
         y = bandjax.band_conv(
-            jnp.cos(x), kernel, band, method=method, residual_dtype=residual_dtype
+            jnp.cos(x), kernel, band, **chosen(method), residual_dtype=residual_dtype
         )
         return jnp.tanh(y)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, quick_jit
+from calls import METHODS, chosen, quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,7 +30,7 @@ def data():
 
 def layer(band, method):
     def f(x, kernel):
-        return bandjax.band_conv(x, kernel, band, strides=(1, 2), method=method)
+        return bandjax.band_conv(x, kernel, band, strides=(1, 2), **chosen(method))
 
     return f
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, quick_jit
+from calls import METHODS, PLAIN, chosen, quick_jit
 from flax import nnx
 
 import bandjax
@@ -18,7 +18,7 @@ BAND = bandjax.Modes(2, 1)
 
 
 def conv(x, kernel, method="auto", **more):
-    return bandjax.band_conv(x, kernel, BAND, strides=(1, 2), method=method, **more)
+    return bandjax.band_conv(x, kernel, BAND, strides=(1, 2), **chosen(method) | more)
 
 
 def normal(seed, *shape, dtype=None):
@@ -96,7 +96,7 @@ def test_a_layer_of_resnet18_compiles_fast(channels, size, method):
     # Matrices that XLA folds instead of NumPy take many seconds. CPU time, as other tests may run.
     def step(x, kernel):
         def f(x, kernel):
-            return bandjax.band_conv(x, kernel, bandjax.Compression(0.5), method=method)
+            return bandjax.band_conv(x, kernel, bandjax.Compression(0.5), **chosen(method))
 
         y, back = jax.vjp(f, x, kernel)
         return y, *back(y)
@@ -192,7 +192,7 @@ def test_scan_and_remat_are_a_loop(method):
     x, kernels = normal(0, 2, 6, 5, 3), normal(1, 4, 3, 2, 3, 3)
 
     def layer(x, kernel):
-        y = bandjax.band_conv(x, kernel, BAND, method=method)
+        y = bandjax.band_conv(x, kernel, BAND, **chosen(method))
         return jnp.tanh(0.3 * y)
 
     def by_loop(x, kernels):
@@ -248,7 +248,7 @@ def test_a_batch_of_zero_is_empty(band, batch, method):
 
     @quick_jit
     def run(x, kernel):
-        y, back = jax.vjp(lambda *a: bandjax.band_conv(*a, band, method=method), x, kernel)
+        y, back = jax.vjp(lambda *a: bandjax.band_conv(*a, band, **chosen(method)), x, kernel)
         return y, *back(y)
 
     y, dx, dkernel = run(x, kernel)
@@ -271,7 +271,7 @@ def test_what_is_not_finite_propagates(band, value, method):
     @quick_jit
     def run(x, kernel):
         dense = bandjax.band_conv(x, kernel, method="direct")
-        return bandjax.band_conv(x, kernel, band, method=method), dense
+        return bandjax.band_conv(x, kernel, band, **chosen(method)), dense
 
     clean, _ = run(x, kernel)
     y, dense = run(x.at[1, 2, 3, 0].set(value), kernel)
@@ -310,7 +310,7 @@ def test_forward_mode_raises_the_error_of_jax(band, method):
     x, kernel = normal(0, 1, 4, 3, 1), normal(1, 2, 2, 1, 2)
 
     def loss(x):
-        return jnp.sum(bandjax.band_conv(x, kernel, band, method=method) ** 2)
+        return jnp.sum(bandjax.band_conv(x, kernel, band, **chosen(method)) ** 2)
 
     with pytest.raises(TypeError, match=r"forward-mode.*custom_vjp"):
         jax.jvp(loss, (x,), (x,))
@@ -379,7 +379,7 @@ def test_a_model_can_be_exported():
         assert oracle.relative_gap(actual, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PLAIN)  # test_native.py has the kernels.
 def test_the_operator_can_be_exported(method):
     x, kernel = normal(0, 2, 6, 5, 2), normal(1, 3, 3, 2, 3)
     f = jax.jit(lambda x, kernel: conv(x, kernel, method, implementation="xla"))

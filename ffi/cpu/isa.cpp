@@ -9,20 +9,6 @@ namespace {
 
 constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kPortable};  // best first
 
-// Asks for all that CMakeLists.txt compiles the kernels of `isa` with.
-bool Has([[maybe_unused]] Isa isa) {
-#ifdef BANDJAX_X86
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::kAvx2) return avx2;
-  if (isa == Isa::kAvx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
-#endif
-  return isa == Isa::kPortable;
-}
-
 Isa Choose() {
   const char* asked = std::getenv("BANDJAX_CPU_ISA");
   std::string here;
@@ -36,6 +22,20 @@ Isa Choose() {
 }
 
 }  // namespace
+
+// Asks for all that CMakeLists.txt compiles the kernels of `isa` with.
+bool Has([[maybe_unused]] Isa isa) {
+#ifdef BANDJAX_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::kAvx2) return avx2;
+  if (isa == Isa::kAvx512) {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return isa == Isa::kPortable;
+}
 
 const char* Name(Isa isa) {
   switch (isa) {

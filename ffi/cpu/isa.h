@@ -12,6 +12,9 @@ enum class Isa { kPortable, kAvx2, kAvx512 };
 // processor does not have.
 Isa ChosenIsa();
 
+// Whether this processor has it, and the kernels were compiled for it.
+bool Has(Isa isa);
+
 // "portable", "avx2" or "avx512".
 const char* Name(Isa isa);
 

@@ -407,6 +407,8 @@ struct Multiplier {
       A* d = arena.Take<A>(2 * plane);
       A* panel = arena.Take<A>(3 * n_block * width);
       A* left_scratch = arena.Take<A>(3 * n_block * padded);
+      // An empty batch leaves the sums as they are.
+      for (int64_t at = 0; at < 2 * plane; at += kLane) Store<A>(d + at, Vec<A>{});
       const Part part(args, split, chunk);
       for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<A>(p + at, Vec<A>{});

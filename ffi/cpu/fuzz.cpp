@@ -1,0 +1,459 @@
+// The CPU kernels on random shapes, against sums written out in double precision.
+//
+//   fuzz [seed [shapes]]
+//
+// Every shape goes through all five kernels of every instruction set that the processor has, twice:
+// on several threads and on one, which must agree to the last bit. Buffers and scratch memory have
+// the exact size, so that AddressSanitizer sees each access beyond, and are full of NaNs before, so
+// that a number which is not written, or is read before it is, shows in the result. Tables are
+// random too: the kernels promise sums, and to no table any symmetry.
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace bandjax {
+namespace {
+
+using Numbers = std::vector<double>;
+
+// Threads that take work from a queue, as XLA's do.
+class Workers {
+ public:
+  explicit Workers(int count) {
+    for (int i = 0; i < count; ++i) threads_.emplace_back([this] { Loop(); });
+  }
+  ~Workers() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      closed_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void Schedule(std::function<void()> work) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      queue_.push_back(std::move(work));
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  void Loop() {
+    for (;;) {
+      std::function<void()> work;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [this] { return closed_ || !queue_.empty(); });
+        if (queue_.empty()) return;
+        work = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      work();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> queue_;
+  bool closed_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// Scratch memory of the exact size, new for each task and full of NaNs.
+void* FreshScratch(size_t bytes) {
+  thread_local std::unique_ptr<void, void (*)(void*)> memory(nullptr, &std::free);
+  memory.reset();
+  memory.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+  std::memset(memory.get(), 0xff, bytes);
+  return memory.get();
+}
+
+// An array as a kernel sees it.
+class Buffer {
+ public:
+  Buffer(Type type, int64_t count)
+      : type_(type), count_(count), data_(new char[Bytes()], std::default_delete<char[]>()) {
+    std::memset(data_.get(), 0xff, Bytes());
+  }
+  Buffer(Type type, const Numbers& numbers) : Buffer(type, static_cast<int64_t>(numbers.size())) {
+    for (int64_t i = 0; i < count_; ++i) {
+      if (type_ == Type::kFloat64) {
+        reinterpret_cast<double*>(data_.get())[i] = numbers[i];
+      } else if (type_ == Type::kFloat32) {
+        reinterpret_cast<float*>(data_.get())[i] = static_cast<float>(numbers[i]);
+      } else {
+        const float number = static_cast<float>(numbers[i]);  // exact, see Random
+        uint32_t bits;
+        std::memcpy(&bits, &number, sizeof bits);
+        reinterpret_cast<uint16_t*>(data_.get())[i] = static_cast<uint16_t>(bits >> 16);
+      }
+    }
+  }
+  void* data() const { return data_.get(); }
+  Type type() const { return type_; }
+  int64_t count() const { return count_; }
+  size_t Bytes() const {
+    const size_t each = type_ == Type::kFloat64 ? 8 : type_ == Type::kFloat32 ? 4 : 2;
+    return each * static_cast<size_t>(count_);
+  }
+  double at(int64_t i) const {
+    if (type_ == Type::kFloat64) return reinterpret_cast<const double*>(data_.get())[i];
+    if (type_ == Type::kFloat32) return reinterpret_cast<const float*>(data_.get())[i];
+    const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<uint16_t*>(data_.get())[i]) << 16;
+    float number;
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+  }
+
+ private:
+  Type type_;
+  int64_t count_;
+  std::shared_ptr<char> data_;
+};
+
+// What a kernel should compute, and the sum of the terms' magnitudes, which bounds its rounding.
+struct Sums {
+  explicit Sums(int64_t count) : value(count), magnitude(count) {}
+  void Add(int64_t i, double term, double size) {
+    value[i] += term;
+    magnitude[i] += size;
+  }
+  Numbers value, magnitude;
+};
+
+class Fuzz {
+ public:
+  explicit Fuzz(uint64_t seed) : random_(seed) {}
+
+  void Shape() {
+    Transforms();
+    Products();
+    ++shapes_;
+  }
+
+  int Report() const {
+    std::printf("%ld shapes, instruction sets:", static_cast<long>(shapes_));
+    for (const Kernels* kernels : All()) std::printf(" %s", kernels->name);
+    std::printf("\n%ld passed, %ld failed\n", static_cast<long>(passed_),
+                static_cast<long>(failed_));
+    return failed_ == 0 && passed_ > 0 ? 0 : 1;
+  }
+
+ private:
+  int64_t Draw(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random_);
+  }
+  bool Once(int64_t in) { return Draw(1, in) == 1; }
+
+  // Of 8 significant bits, so that they are the same in every type.
+  Numbers Random(int64_t count) {
+    Numbers numbers(count);
+    for (double& number : numbers) number = static_cast<double>(Draw(-255, 255)) / 128;
+    return numbers;
+  }
+
+  static std::vector<const Kernels*> All() {
+    std::vector<const Kernels*> all = {&kKernelsPortable};
+#if defined(__x86_64__)
+    if (Has(Isa::kAvx2)) all.push_back(&kKernelsAvx2);
+    if (Has(Isa::kAvx512)) all.push_back(&kKernelsAvx512);
+#endif
+    return all;
+  }
+
+  // Runs a kernel of every instruction set on new buffers and compares. `fill` tells its arguments
+  // of the results.
+  template <typename Args>
+  void Check(const char* what, const std::string& shape,
+             void (*Kernels::*kernel)(const Args&, Pool*), const Args& args,
+             const std::vector<std::pair<Type, const Sums*>>& expected,
+             const std::function<void(Args*, const std::vector<Buffer>&)>& fill) {
+    for (const Kernels* kernels : All()) {
+      std::vector<Buffer> results, again;
+      for (int64_t threads : {4, 1}) {
+        std::vector<Buffer>& out = threads > 1 ? results : again;
+        for (const auto& part : expected) {
+          out.emplace_back(part.first, static_cast<int64_t>(part.second->value.size()));
+        }
+        Args with_results = args;
+        fill(&with_results, out);
+        ThreadedPool pool(
+            threads, [this](std::function<void()> work) { workers_.Schedule(std::move(work)); });
+        // The pool's own scratch memory as well.
+        if (shapes_ % 4 > 0) pool.scratch = &FreshScratch;
+        (kernels->*kernel)(with_results, &pool);
+      }
+      std::string fault;
+      for (size_t part = 0; part < results.size() && fault.empty(); ++part) {
+        fault = Compare(results[part], *expected[part].second);
+        if (fault.empty() &&
+            std::memcmp(results[part].data(), again[part].data(), results[part].Bytes()) != 0) {
+          fault = "four threads and one differ";
+        }
+      }
+      ++(fault.empty() ? passed_ : failed_);
+      if (!fault.empty() && failed_ <= 20) {
+        std::printf("%s, %s, %s: %s\n", what, kernels->name, shape.c_str(), fault.c_str());
+      }
+    }
+  }
+
+  static std::string Compare(const Buffer& actual, const Sums& expected) {
+    const double unit = actual.type() == Type::kFloat64 ? 0x1p-53 : 0x1p-24;
+    for (int64_t i = 0; i < actual.count(); ++i) {
+      double bound = 16 * unit * expected.magnitude[i];
+      if (actual.type() == Type::kBFloat16) bound += 0x1.01p-8 * std::abs(expected.value[i]);
+      const double gap = std::abs(actual.at(i) - expected.value[i]);
+      if (gap <= bound) continue;  // not so for a NaN
+      return "element " + std::to_string(i) + " of " + std::to_string(actual.count()) + " is " +
+             std::to_string(actual.at(i)) + ", not " + std::to_string(expected.value[i]);
+    }
+    return "";
+  }
+
+  // Cosine (or sine) u at sample j of n, from a folded table.
+  static double Entry(const Numbers& table, int64_t u, bool sine, int64_t j, int64_t n) {
+    const int64_t limit = static_cast<int64_t>(table.size()) / ((n + 1) / 2) / 2;
+    const int64_t mirror = n - 1 - j, row = sine ? limit + u : u;
+    if (sine && (u == 0 || j == mirror)) return 0;
+    const double entry = table[row * ((n + 1) / 2) + std::min(j, mirror)];
+    return sine && j > mirror ? -entry : entry;
+  }
+
+  void Transforms() {
+    TransformArgs a{};
+    a.n = Once(20) ? 0 : Draw(1, 3);
+    a.h = Draw(1, 9), a.w = Draw(1, 9), a.c = Once(4) ? Draw(1, 140) : Draw(1, 20);
+    a.u0 = Draw(0, 5), a.u1 = Draw(0, 5);
+    if (a.c > 20) a.n = 1, a.u0 = Draw(0, 2), a.u1 = Draw(0, 2);
+    if (Once(4)) a.h = 1, a.u0 = 0;
+    if (Once(40)) {  // Larger than the cache, so that frequencies or rows are worked on in blocks.
+      a.n = 1, a.h = Draw(260, 520), a.w = Draw(1, 3), a.c = Draw(1, 5);
+      if (Once(2)) a.c += 64;
+      a.u0 = Draw(0, 1), a.u1 = Draw(4, 18);
+    }
+    a.k0 = 2 * a.u0 + 1 - (a.u0 > 0 && Once(3) ? 1 : 0), a.k1 = a.u1 + 1;
+    const Type types[][2] = {{Type::kFloat32, Type::kFloat32},   {Type::kFloat64, Type::kFloat64},
+                             {Type::kBFloat16, Type::kFloat32},  {Type::kFloat32, Type::kBFloat16},
+                             {Type::kBFloat16, Type::kBFloat16}, {Type::kFloat32, Type::kFloat32}};
+    const auto* type = types[Draw(0, 5)];
+    a.sample_type = type[0], a.spectrum_type = type[1];
+    const Type table_type = a.sample_type == Type::kFloat64 ? Type::kFloat64 : Type::kFloat32;
+    std::string shape;
+    for (int64_t size : {a.n, a.h, a.w, a.c, a.u0, a.u1, a.k0}) shape += std::to_string(size) + " ";
+    shape += "types " + std::to_string(static_cast<int>(type[0])) +
+             std::to_string(static_cast<int>(type[1]));
+
+    const int64_t samples = a.n * a.h * a.w * a.c, kept = a.k0 * a.k1 * a.n * a.c;
+    const Numbers t0 = Random((2 * a.u0 + 1) * ((a.h + 1) / 2));
+    const Numbers t1 = Random((2 * a.u1 + 1) * ((a.w + 1) / 2));
+    const Numbers x = Random(samples), y_re = Random(kept), y_im = Random(kept);
+    Sums re(kept), im(kept), y(samples);
+    for (int64_t row = 0; row < a.k0; ++row) {
+      const bool minus = row > a.u0;
+      const int64_t u0 = minus ? a.k0 - row : row;
+      for (int64_t u1 = 0; u1 < a.k1; ++u1) {
+        for (int64_t i = 0; i < a.h; ++i) {
+          const double c0 = Entry(t0, u0, false, i, a.h);
+          const double s0 = Entry(t0, u0, true, i, a.h) * (minus ? -1 : 1);
+          for (int64_t j = 0; j < a.w; ++j) {
+            const double c1 = Entry(t1, u1, false, j, a.w), s1 = Entry(t1, u1, true, j, a.w);
+            // (c0 - i s0) (c1 - i s1)
+            const double real = c0 * c1 - s0 * s1, imaginary = -(c0 * s1 + s0 * c1);
+            const double size = (std::abs(c0) + std::abs(s0)) * (std::abs(c1) + std::abs(s1));
+            for (int64_t n = 0; n < a.n; ++n) {
+              const int64_t at = ((row * a.k1 + u1) * a.n + n) * a.c;
+              const int64_t from = ((n * a.h + i) * a.w + j) * a.c;
+              for (int64_t c = 0; c < a.c; ++c) {
+                const double value = x[from + c];
+                re.Add(at + c, real * value, size * std::abs(value));
+                im.Add(at + c, imaginary * value, size * std::abs(value));
+                y.Add(from + c, real * y_re[at + c] + imaginary * y_im[at + c],
+                      size * (std::abs(y_re[at + c]) + std::abs(y_im[at + c])));
+              }
+            }
+          }
+        }
+      }
+    }
+
+    const Buffer table0(table_type, t0), table1(table_type, t1);
+    a.table0 = table0.data(), a.table1 = table1.data();
+    const Buffer in(a.sample_type, x);
+    const Buffer in_re(a.spectrum_type, y_re), in_im(a.spectrum_type, y_im);
+    using Results = std::vector<Buffer>;
+    Check<TransformArgs>("analysis", shape, &Kernels::analysis, a,
+                         {{a.spectrum_type, &re}, {a.spectrum_type, &im}},
+                         [&](TransformArgs* args, const Results& out) {
+                           args->samples = in.data();
+                           args->re = out[0].data(), args->im = out[1].data();
+                         });
+    Check<TransformArgs>("synthesis", shape, &Kernels::synthesis, a, {{a.sample_type, &y}},
+                         [&](TransformArgs* args, const Results& out) {
+                           args->samples = out[0].data();
+                           args->re = in_re.data(), args->im = in_im.data();
+                         });
+  }
+
+  void Products() {
+    MultiplyArgs a{};
+    a.k0 = Draw(1, 5), a.k1 = Draw(1, 5), a.n = Once(20) ? 0 : Draw(1, 9);
+    a.t0 = Draw(1, 3), a.t1 = Draw(1, 4), a.groups = Once(3) ? Draw(2, 4) : 1;
+    int64_t in = Draw(1, 12), out = Draw(1, 12);
+    switch (Draw(0, 11)) {
+      case 0:  // depthwise
+        a.groups = Draw(1, 150), in = out = 1;
+        break;
+      case 1:  // several panels of output channels
+        a.k0 = Draw(1, 2), a.k1 = Draw(1, 2), out = Draw(13, 150), a.groups = Draw(1, 2);
+        break;
+      case 2:  // of input channels, and blocks of rows
+        a.k0 = Draw(1, 2), a.k1 = Draw(1, 2), in = Draw(13, 150), a.groups = Draw(1, 2);
+        break;
+      case 3:  // one channel meets several
+        (Once(2) ? in : out) = 1;
+        break;
+      case 4:  // blocks along a sum over channels, or over the batch
+        a.k0 = Draw(1, 2), a.k1 = Draw(1, 3), a.groups = 1, in = out = Draw(1, 3), a.t0 = 1;
+        (Once(3) ? a.n : Once(2) ? in : out) = Draw(250, 600);
+        break;
+      case 5:  // many taps: shorter blocks
+        a.t0 = Draw(8, 40), a.t1 = Draw(1, 2), a.k0 = Draw(1, 2), a.k1 = Draw(1, 2), a.groups = 1;
+        (Once(2) ? in : out) = Draw(16, 80);
+        break;
+      case 6:  // many frequencies: as many partial sums as there may be
+        a.k1 = Draw(10, 40), a.k0 = Draw(1, 2), a.t0 = Draw(1, 2), in = Draw(1, 4),
+        out = Draw(1, 4);
+        break;
+      default:
+        break;
+    }
+    a.in = in * a.groups, a.out = out * a.groups;
+    const Type types[][2] = {{Type::kFloat32, Type::kFloat32},
+                             {Type::kFloat64, Type::kFloat64},
+                             {Type::kBFloat16, Type::kFloat32}};
+    const auto* type = types[Draw(0, 2)];
+    a.x_type = type[0], a.type = type[1];
+    std::string shape;
+    for (int64_t size : {a.k0, a.k1, a.n, a.in, a.out, a.groups, a.t0, a.t1}) {
+      shape += std::to_string(size) + " ";
+    }
+    shape += "types " + std::to_string(static_cast<int>(type[0])) +
+             std::to_string(static_cast<int>(type[1]));
+
+    const int64_t points = a.k0 * a.k1, taps = a.t0 * a.t1 * in * a.out;
+    const Numbers outer = Random(2 * a.k0 * a.t0), inner = Random(2 * a.k1 * a.t1);
+    const Numbers w = Random(taps);
+    const Numbers x_re = Random(points * a.n * a.in), x_im = Random(points * a.n * a.in);
+    const Numbers y_re = Random(points * a.n * a.out), y_im = Random(points * a.n * a.out);
+    Sums out_re(points * a.n * a.out), out_im(points * a.n * a.out);
+    Sums in_re(points * a.n * a.in), in_im(points * a.n * a.in), dw(taps);
+    for (int64_t point = 0; point < points; ++point) {
+      for (int64_t c = 0; c < a.in; ++c) {
+        const int64_t group = c / in;
+        for (int64_t o = group * out; o < (group + 1) * out; ++o) {
+          double w_re = 0, w_im = 0, w_size = 0, d_re = 0, d_im = 0, d_size = 0;
+          const auto factor = [&](int64_t t0, int64_t t1, double* re, double* im) {
+            const int64_t from0 = point / a.k1 * a.t0 + t0, from1 = point % a.k1 * a.t1 + t1;
+            const double re0 = outer[from0], im0 = outer[a.k0 * a.t0 + from0];
+            const double re1 = inner[from1], im1 = inner[a.k1 * a.t1 + from1];
+            *re = re0 * re1 - im0 * im1, *im = re0 * im1 + im0 * re1;
+            return (std::abs(re0) + std::abs(im0)) * (std::abs(re1) + std::abs(im1));
+          };
+          const auto tap = [&](int64_t t0, int64_t t1) {
+            return ((t0 * a.t1 + t1) * in + c % in) * a.out + o;
+          };
+          double re, im;
+          for (int64_t t0 = 0; t0 < a.t0; ++t0) {
+            for (int64_t t1 = 0; t1 < a.t1; ++t1) {
+              const double size = factor(t0, t1, &re, &im), weight = w[tap(t0, t1)];
+              w_re += re * weight, w_im += im * weight, w_size += size * std::abs(weight);
+            }
+          }
+          for (int64_t n = 0; n < a.n; ++n) {
+            const int64_t i = (point * a.n + n) * a.in + c, j = (point * a.n + n) * a.out + o;
+            const double x_size = std::abs(x_re[i]) + std::abs(x_im[i]);
+            const double y_size = std::abs(y_re[j]) + std::abs(y_im[j]);
+            out_re.Add(j, x_re[i] * w_re + x_im[i] * w_im, 2 * x_size * w_size);
+            out_im.Add(j, x_im[i] * w_re - x_re[i] * w_im, 2 * x_size * w_size);
+            in_re.Add(i, y_re[j] * w_re - y_im[j] * w_im, 2 * y_size * w_size);
+            in_im.Add(i, y_re[j] * w_im + y_im[j] * w_re, 2 * y_size * w_size);
+            d_re += x_re[i] * y_re[j] + x_im[i] * y_im[j];
+            d_im += x_im[i] * y_re[j] - x_re[i] * y_im[j];
+            d_size += x_size * y_size;
+          }
+          for (int64_t t0 = 0; t0 < a.t0; ++t0) {
+            for (int64_t t1 = 0; t1 < a.t1; ++t1) {
+              const double size = factor(t0, t1, &re, &im);
+              dw.Add(tap(t0, t1), re * d_re + im * d_im, 2 * size * d_size);
+            }
+          }
+        }
+      }
+    }
+
+    const Buffer outer_buffer(a.type, outer), inner_buffer(a.type, inner), w_buffer(a.type, w);
+    a.outer = outer_buffer.data(), a.inner = inner_buffer.data(), a.taps = w_buffer.data();
+    using Results = std::vector<Buffer>;
+    const Buffer from_x_re(a.x_type, x_re), from_x_im(a.x_type, x_im);
+    const Buffer from_y_re(a.type, y_re), from_y_im(a.type, y_im);
+    Check<MultiplyArgs>("multiply_sum", shape, &Kernels::multiply_sum, a,
+                        {{a.type, &out_re}, {a.type, &out_im}},
+                        [&](MultiplyArgs* args, const Results& result) {
+                          args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
+                          args->y_re = result[0].data(), args->y_im = result[1].data();
+                        });
+    const int64_t chunks = FilterChunks(a);
+    const Buffer partial(a.type, chunks > 1 ? chunks * taps : 0);
+    Check<MultiplyArgs>("filter_product", shape, &Kernels::filter_product, a, {{a.type, &dw}},
+                        [&](MultiplyArgs* args, const Results& result) {
+                          std::memset(partial.data(), 0xff, partial.Bytes());
+                          args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
+                          args->y_re = from_y_re.data(), args->y_im = from_y_im.data();
+                          args->taps = result[0].data(), args->partial = partial.data();
+                        });
+    a.x_type = a.type;
+    Check<MultiplyArgs>("input_product", shape, &Kernels::input_product, a,
+                        {{a.type, &in_re}, {a.type, &in_im}},
+                        [&](MultiplyArgs* args, const Results& result) {
+                          args->y_re = from_y_re.data(), args->y_im = from_y_im.data();
+                          args->x_re = result[0].data(), args->x_im = result[1].data();
+                        });
+  }
+
+  Workers workers_{3};
+  std::mt19937_64 random_;
+  int64_t shapes_ = 0, passed_ = 0, failed_ = 0;
+};
+
+}  // namespace
+}  // namespace bandjax
+
+int main(int argc, char** argv) {
+  const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 20190613;
+  const long shapes = argc > 2 ? std::strtol(argv[2], nullptr, 10) : 2400;
+  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  std::fflush(stdout);
+  bandjax::Fuzz fuzz(seed);
+  for (long i = 0; i < shapes; ++i) fuzz.Shape();
+  return fuzz.Report();
+}
