@@ -118,17 +118,19 @@ def _platform(platform: str) -> str:
     return "cuda" if platform == "gpu" else platform
 
 
-def _by_platform(target: str, out_types: Any, twin: Operation, **attributes: Any) -> Operation:
+def _by_platform(
+    target: str, out_types: Any, twin: Operation, how: NativeProduct | None = None
+) -> Operation:
     """The kernel on platforms that have it, ``twin`` on the others.
 
-    ``out_types`` are the results of ``twin``, ``attributes`` those of the handler; either may be a
-    function of the platform, and results beyond those of the twin are workspace.
+    ``out_types`` tells the results on a platform, those of ``twin`` and then the workspace; ``how``
+    is that of a multiply-sum, whose handlers have attributes.
     """
     kernels = {}
     for platform in ("cpu", "cuda"):
         if _extension.available(platform):
             kernels[platform] = functools.partial(
-                _call_kernel, platform, target, out_types, attributes
+                _call_kernel, platform, target, out_types, how
             )
 
     def call(*args: jax.Array) -> Arrays:
@@ -138,7 +140,7 @@ def _by_platform(target: str, out_types: Any, twin: Operation, **attributes: Any
 
 
 def _call_kernel(
-    platform: str, target: str, out_types: Any, attributes: dict[str, Any], *args: jax.Array
+    platform: str, target: str, out_types: Any, how: NativeProduct | None, *args: jax.Array
 ) -> Arrays:
     results, workspace = out_types(platform, *args)
     # Under shard_map results vary over the devices as the first operand does.
@@ -152,8 +154,23 @@ def _call_kernel(
         )
         for r in (*results, *workspace)
     ]
+    attributes: dict[str, Any] = {}
+    if how is not None:
+        attributes["groups"] = np.int64(how.groups)
+        if platform == "cuda":
+            attributes["variant"] = "tiled"
+            attributes["precision"] = _cuda_precision(how.precision, args[0].dtype)
     out = jax.ffi.ffi_call(_TARGET.format(target), shapes)(*args, **attributes)
     return tuple(out[: len(results)])
+
+
+def _cuda_precision(precision: Precision, dtype: np.dtype[Any]) -> str:
+    """How tensor cores multiply: as JAX's own products of that precision do on a GPU."""
+    asked = jax.config.jax_default_matmul_precision if precision is None else precision
+    name = str(getattr(asked, "name", asked)).lower()
+    if name in ("highest", "high", "float32", "bfloat16_3x", "tensorfloat32_3x"):
+        return "tf32x3"  # as accurate as float32
+    return "bf16" if dtype == jnp.bfloat16 else "tf32"
 
 
 # Transforms of the last two axes. A single axis gets one of length 1 in front; of three the first
@@ -443,7 +460,7 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
     # The channels of a group belong together, and a filter has the input channels of one alone.
     shared = "nco" if how.groups == 1 else "n"
     return partitioned(
-        _by_platform(which, out_types, twin, groups=np.int64(how.groups)),
+        _by_platform(which, out_types, twin, how),
         rule.format(c="c" if how.groups == 1 else "i"),
         shared=shared,
         summed=[name for name in summed if name in shared],
@@ -493,21 +510,25 @@ def filter_workspace(
     taps: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> jax.ShapeDtypeStruct:
-    """The workspace of the filter's gradient: partial sums, as ``SplitFilter`` counts them.
+    """The workspace of the filter's gradient: partial sums of the frequencies, or none.
 
-    The frequencies are split into sums by shapes alone, so that the order of all additions, and
-    with it the result, does not depend on the number of threads.
+    They are counted by ``SplitFilter`` of ffi/cpu/kernels.h and ffi/cuda/filter_workspace.h, from
+    shapes alone: the order of all additions, and with it the result, is always the same.
     """
     k0, k1 = x_shape[:2]
-    c, o = x_shape[3] // groups, out // groups
-    if c == o == 1:
-        tiles = math.ceil(out / 64)
+    c, o, t = x_shape[3] // groups, out // groups, math.prod(taps)
+    if min(k0, k1, c, o, t) == 0:
+        parts = 0
+    elif platform == "cuda":
+        tiles = groups * math.ceil(c / 32) * math.ceil(o / 64) * math.ceil(t / (3 if t <= 3 else 9))
+        parts = math.ceil(k0 * k1 / math.ceil(k0 * k1 / min(math.ceil(264 / tiles), k0 * k1)))
     else:
-        tiles = groups * math.ceil(c / 64) * math.ceil(o / 64)
-    wanted = math.ceil(16 / tiles)
-    parts = min(wanted, k1)
-    parts *= min(math.ceil(wanted / parts), k0)
-    size = taps[0] * taps[1] * c * out * dtype.itemsize
+        depthwise = c == o == 1
+        tiles = math.ceil(out / 64) if depthwise else groups * math.ceil(c / 64) * math.ceil(o / 64)
+        wanted = math.ceil(16 / tiles)
+        parts = min(wanted, k1)
+        parts *= min(math.ceil(wanted / parts), k0)
+    size = t * c * out * dtype.itemsize
     return jax.ShapeDtypeStruct((parts * size if parts > 1 else 0,), np.uint8)
 
 

@@ -65,6 +65,7 @@ inline FilterSplit SplitFilter(const MultiplyArgs& args) {
   const int64_t tiles = depthwise ? (args.out + kTile - 1) / kTile
                                   : args.groups * ((in + kTile - 1) / kTile) *
                                         ((out + kTile - 1) / kTile);
+  if (tiles == 0 || args.k0 == 0 || args.k1 == 0) return {1, 1};
   const int64_t wanted = (kTasks + tiles - 1) / tiles;
   const int64_t parts1 = wanted < args.k1 ? wanted : args.k1;
   const int64_t rest = (wanted + parts1 - 1) / parts1;
