@@ -191,7 +191,8 @@ def _choose(
                 f"implementation 'native' computes {dtype} on the CPU alone, not on {platform!r}"
             )
         return "dft", True
-    there = implementation is None and _native.supports(compute, platform)
+    # On accelerators the native kernels are not measured: they are used where they are asked for.
+    there = implementation is None and platform == "cpu" and _native.supports(compute, platform)
     if method == "auto":
         return _cost.cheapest(geometry, platform, native=there)
     return method, there and method == "dft"
