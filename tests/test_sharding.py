@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, chosen, quick_jit
+from calls import METHODS, chosen, native, quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -199,6 +199,60 @@ def test_sharded_channels(method, x_spec, kernel_spec):
     x = jax.device_put(x, NamedSharding(mesh, x_spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
     assert_same(quick_jit(step(BANDS[0], method))(x, kernel), one_device(BANDS[0]))
+
+
+@pytest.mark.parametrize(
+    ("method", "groups"),
+    [("dft", 2), *(pytest.param("native", groups, marks=native) for groups in (1, 2, 8))],
+)
+@pytest.mark.parametrize(
+    ("x_spec", "kernel_spec"),
+    [
+        pytest.param(P(("batch", "model")), P(), id="batch"),
+        pytest.param(P("batch"), P(None, None, None, "model"), id="output channels"),
+        pytest.param(P(None, None, None, "model"), P(None, None, None, "batch"), id="channels"),
+    ],
+)
+def test_explicit_axes_and_groups(method, x_spec, kernel_spec, groups):
+    mesh = mesh_of("explicit", (4, 2), ("batch", "model"))
+    x, kernel = data()
+    kernel = kernel[:, :, : 8 // groups]
+
+    def loss(x, kernel, method=method):
+        y = bandjax.band_conv(x, kernel, BANDS[0], feature_group_count=groups, **chosen(method))
+        return jnp.mean(jnp.sin(y) ** 2), y
+
+    def step(method):
+        return jax.value_and_grad(functools.partial(loss, method=method), (0, 1), has_aux=True)
+
+    expected = quick_jit(step("fft"))(x, kernel)
+    x = jax.device_put(x, NamedSharding(mesh, x_spec))
+    kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
+    compiled = jax.jit(step(method)).lower(x, kernel).compile()
+    assert_same(compiled(x, kernel), expected)
+    assert "all-gather" not in compiled.as_text() or x_spec != P(("batch", "model"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["input", "kernel", "both"])
+def test_vmap_inside_shard_map(axes, method):
+    mesh = mesh_of("auto")
+    x, kernel = data()
+    x = np.stack([x, x[::-1]]) if axes[0] == 0 else x
+    kernel = np.stack([kernel, kernel[::-1]]) if axes[1] == 0 else kernel
+
+    def local(method):
+        def loss(x, kernel):
+            y = jax.vmap(layer(BANDS[0], method), axes)(x, kernel)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.grad(loss, 0, has_aux=True)
+
+    batch = P(None, "batch") if axes[0] == 0 else P("batch")
+    mapped = jax.shard_map(
+        local(method), mesh=mesh, in_specs=(batch, P()), out_specs=(batch, P(None, "batch"))
+    )
+    assert_same(quick_jit(mapped)(x, kernel), quick_jit(local("fft"))(x, kernel))
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])

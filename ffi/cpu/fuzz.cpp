@@ -19,6 +19,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -140,9 +141,31 @@ struct Sums {
   Numbers value, magnitude;
 };
 
+void* NoScratch(size_t) { throw std::bad_alloc(); }
+
 class Fuzz {
  public:
   explicit Fuzz(uint64_t seed) : random_(seed) {}
+
+  // Whichever thread finds no memory, the caller is told.
+  void NoMemory() {
+    for (const Kernels* kernels : All()) {
+      TransformArgs args{};
+      args.n = 16, args.h = args.w = args.c = args.k0 = args.k1 = 1;
+      args.sample_type = args.spectrum_type = Type::kFloat32;
+      bool told = false;
+      ThreadedPool pool(4,
+                        [this](std::function<void()> work) { workers_.Schedule(std::move(work)); });
+      pool.scratch = &NoScratch;
+      try {
+        kernels->analysis(args, &pool);
+      } catch (const std::bad_alloc&) {
+        told = true;
+      }
+      ++(told ? passed_ : failed_);
+      if (!told) std::printf("%s: no memory, and nothing is told\n", kernels->name);
+    }
+  }
 
   void Shape() {
     Transforms();
@@ -454,6 +477,7 @@ int main(int argc, char** argv) {
   std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   std::fflush(stdout);
   bandjax::Fuzz fuzz(seed);
+  fuzz.NoMemory();
   for (long i = 0; i < shapes; ++i) fuzz.Shape();
   return fuzz.Report();
 }

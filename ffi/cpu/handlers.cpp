@@ -6,8 +6,10 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <new>
 #include <string>
 #include <utility>
@@ -106,7 +108,8 @@ ffi::Error Transform(ffi::ThreadPool threads, void (*kernel)(const TransformArgs
   }
   if (!HasShape(table0, {2 * args.u0 + 1, (args.h + 1) / 2}) ||
       !HasShape(table1, {2 * args.u1 + 1, (args.w + 1) / 2}) || args.k1 != args.u1 + 1 ||
-      args.k0 > 2 * args.u0 + 1 || args.k0 < 2 * args.u0) {
+      args.k0 > 2 * args.u0 + 1 || args.k0 < std::max<int64_t>(1, 2 * args.u0) || args.h < 1 ||
+      args.w < 1) {
     return Invalid("the tables do not fit the samples and the spectrum");
   }
   if (!KnownType(samples.element_type(), &args.sample_type) ||
@@ -147,6 +150,9 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
   const auto x = x_re.dimensions(), y = y_re.dimensions(), w = taps.dimensions();
   if (x.size() != 4 || y.size() != 4 || w.size() != 4 || groups < 1) {
     return Invalid("spectra and taps must have 4 axes, and groups be positive");
+  }
+  for (int64_t size : {x[0], x[1], x[3], y[3], w[0], w[1]}) {
+    if (size < 1) return Invalid("no axis but the batch may be empty");
   }
   args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
   args->out = y[3], args->t0 = w[0], args->t1 = w[1], args->groups = groups;

@@ -19,6 +19,7 @@ struct Job {
   void* data;
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> left;
+  std::atomic<bool> no_memory{false};
   std::mutex mutex;
   std::condition_variable finished;
 
@@ -26,7 +27,11 @@ struct Job {
     for (;;) {
       const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
       if (task >= tasks) return;
-      body(data, task);
+      try {
+        body(data, task);
+      } catch (const std::bad_alloc&) {  // On another thread nobody would catch it.
+        no_memory.store(true, std::memory_order_relaxed);
+      }
       if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         std::lock_guard<std::mutex> lock(mutex);
         finished.notify_all();
@@ -89,6 +94,7 @@ void ThreadedPool::Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), 
   for (int64_t i = 0; i < helpers; ++i) self->schedule_([job] { job->Work(); });
   job->Work();
   job->Wait();
+  if (job->no_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 }  // namespace bandjax
