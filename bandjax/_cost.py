@@ -7,8 +7,9 @@ platform alone, and takes the cheapest method:
   multiply, and pass over the spectra of the filter.
 * ``native`` is ``dft`` by the native kernels. On the CPU it is taken wherever it is cheaper; on
   accelerators it is not measured yet, and so not taken unasked.
-* ``direct`` transforms the input five times, and convolves densely three times. With every frequency
-  kept it is the backend's own convolution, to the last bit; then only ``native`` can be cheaper.
+* ``direct`` transforms the input five times, and convolves densely three times. With every
+  frequency kept it is the backend's own convolution, to the last bit, and only ``native`` can be
+  cheaper.
 
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
 timings of ResNet-18, FCN, depthwise and three-dimensional layers on two AVX-512 cores with jax

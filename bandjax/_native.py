@@ -28,6 +28,12 @@ from bandjax._transform import Precision, Samples, Spectrum
 
 _TARGET = "bandjax_{}"
 
+# The names of the kernels in a compiled program, for jax.export's list of trusted custom calls.
+NATIVE_TARGETS = tuple(
+    _TARGET.format(name)
+    for name in ("analysis", "synthesis", "multiply_sum", "input_product", "filter_product")
+)
+
 # Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
 _MANY_TAPS = 64
 
@@ -129,9 +135,7 @@ def _by_platform(
     kernels = {}
     for platform in ("cpu", "cuda"):
         if _extension.available(platform):
-            kernels[platform] = functools.partial(
-                _call_kernel, platform, target, out_types, how
-            )
+            kernels[platform] = functools.partial(_call_kernel, platform, target, out_types, how)
 
     def call(*args: jax.Array) -> Arrays:
         return jax.lax.platform_dependent(*args, **kernels, default=twin)
@@ -166,7 +170,7 @@ def _call_kernel(
 
 def _cuda_precision(precision: Precision, dtype: np.dtype[Any]) -> str:
     """How tensor cores multiply: as JAX's own products of that precision do on a GPU."""
-    asked = jax.config.jax_default_matmul_precision if precision is None else precision
+    asked = jax.config.values["jax_default_matmul_precision"] if precision is None else precision
     name = str(getattr(asked, "name", asked)).lower()
     if name in ("highest", "high", "float32", "bfloat16_3x", "tensorfloat32_3x"):
         return "tf32x3"  # as accurate as float32
@@ -247,7 +251,10 @@ def _analyse_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -
 
 
 def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
-    re, im = (_join_batch(a if b else _repeat(a, size)) for a, b in zip(args[:2], batched[:2]))
+    re, im = (
+        _join_batch(a if b else _repeat(a, size))
+        for a, b in zip(args[:2], batched[:2], strict=True)
+    )
     (x,) = f(re, im, *args[2:])
     return (x.reshape(size, -1, *x.shape[1:]),)
 
@@ -393,8 +400,11 @@ def _mirrored(samples: Samples, spectrum: jax.Array) -> jax.Array:
 def _filter_tables(samples: Samples, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together."""
     outer, *others = (samples.matrix(axis) for axis in range(len(samples.grid)))
-    inner = functools.reduce(np.kron, others, np.ones((1, 1)))
-    return tuple(np.stack([m.real, m.imag]).astype(dtype) for m in (outer, inner))
+    inner = np.ones((1, 1))
+    for matrix in others:
+        inner = np.kron(inner, matrix)
+    first, second = (np.stack([m.real, m.imag]).astype(dtype) for m in (outer, inner))
+    return first, second
 
 
 def _flat(samples: Samples, array: jax.Array, kept: bool) -> jax.Array:
@@ -424,10 +434,9 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
         return complex_product(product, "ngo,cgo->ngc", (re, im), w, conjugate=False)
 
     def filter_product_twin(*args: jax.Array) -> Arrays:
-        *parts, outer, inner = args
-        x_re, x_im, *y = parts
+        x_re, x_im, y_re, y_im, outer, inner = args
         x = x_re.astype(dtype), x_im.astype(dtype)
-        re, im = complex_product(product, "ngc,ngo->cgo", x, tuple(y), conjugate=True)
+        re, im = complex_product(product, "ngc,ngo->cgo", x, (y_re, y_im), conjugate=True)
         (re0, im0), (re1, im1) = outer, inner
         sums = functools.partial(einsum, "us,uvco->vsco")
         re, im = sums(re0, re) + sums(im0, im), sums(re0, im) - sums(im0, re)
@@ -451,11 +460,12 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
         workspace = filter_workspace(platform, x.shape, y.shape[3], how.groups, (t0, t1), dtype)
         return (jax.ShapeDtypeStruct(shape, dtype),), (workspace,)
 
-    twin, out_types = {
+    operations: dict[str, tuple[Operation, Any]] = {
         "multiply_sum": (multiply_sum_twin, output_types),
         "input_product": (input_product_twin, input_types),
         "filter_product": (filter_product_twin, taps_types),
-    }[which]
+    }
+    twin, out_types = operations[which]
     rule, summed = _RULES[which]
     # The channels of a group belong together, and a filter has the input channels of one alone.
     shared = "nco" if how.groups == 1 else "n"

@@ -41,13 +41,13 @@ struct TransformArgs {
 // Spectra (k0, k1, n, in) and (k0, k1, n, out); taps (t0, t1, in / groups, out).
 struct MultiplyArgs {
   int64_t k0, k1, n, in, out, groups, t0, t1;
-  void *x_re, *x_im;   // the input's spectrum
-  void *y_re, *y_im;   // the output's spectrum
-  void* taps;          // the filter, or its gradient
-  const void* outer;   // (2, k0, t0)
-  const void* inner;   // (2, k1, t1)
-  void* partial;       // as many filter gradients as SplitFilter() has parts, if more than one
-  Type x_type, type;   // storage of the input's spectrum; everything else
+  void *x_re, *x_im;  // the input's spectrum
+  void *y_re, *y_im;  // the output's spectrum
+  void* taps;         // the filter, or its gradient
+  const void* outer;  // (2, k0, t0)
+  const void* inner;  // (2, k1, t1)
+  void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
+  Type x_type, type;  // storage of the input's spectrum; everything else
 };
 
 // How the frequencies are split into sums for the filter's gradient: parts of axis 1, and of axis 0
@@ -62,9 +62,9 @@ inline FilterSplit SplitFilter(const MultiplyArgs& args) {
   constexpr int64_t kTile = 64, kTasks = 16;
   const int64_t in = args.in / args.groups, out = args.out / args.groups;
   const bool depthwise = in == 1 && out == 1;
-  const int64_t tiles = depthwise ? (args.out + kTile - 1) / kTile
-                                  : args.groups * ((in + kTile - 1) / kTile) *
-                                        ((out + kTile - 1) / kTile);
+  const int64_t tiles =
+      depthwise ? (args.out + kTile - 1) / kTile
+                : args.groups * ((in + kTile - 1) / kTile) * ((out + kTile - 1) / kTile);
   if (tiles == 0 || args.k0 == 0 || args.k1 == 0) return {1, 1};
   const int64_t wanted = (kTasks + tiles - 1) / tiles;
   const int64_t parts1 = wanted < args.k1 ? wanted : args.k1;

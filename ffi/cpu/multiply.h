@@ -162,14 +162,14 @@ BANDJAX_NOINLINE void Product(int64_t rows, int64_t depth, const Left<A>& left, 
   ahead.Within(3 * tiles * CeilDiv(depth, kStretch));
   switch (PanelWidth<A>(columns) / kLanes<A>) {
     case 1:
-      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
     case 2:
-      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
     default:
-      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
   }
 }
 
@@ -234,8 +234,8 @@ struct Multiplier {
 
   // Sums the inner taps: p[t0][re, im][row along the sum][column of the panel].
   // Forward, rows are input channels and columns output channels of the group.
-  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
-                    A* p, int64_t width) const {
+  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* p,
+                    int64_t width) const {
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       A* p_re = p + 2 * t0 * rows * width;
       A* p_im = p_re + rows * width;

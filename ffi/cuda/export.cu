@@ -1,9 +1,8 @@
 // The handlers as module.cpp takes them.
 
-#include "../handlers.h"
-
 #include <vector>
 
+#include "../handlers.h"
 #include "cuda/handlers.h"
 
 namespace bandjax {
