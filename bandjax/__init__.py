@@ -18,6 +18,7 @@ from bandjax._extension import native_status as native_status
 from bandjax._geometry import ConvGeometry as ConvGeometry
 from bandjax._geometry import conv_geometry as conv_geometry
 from bandjax._hook import conv_general_dilated as conv_general_dilated
+from bandjax._native import NATIVE_TARGETS as NATIVE_TARGETS
 
 if TYPE_CHECKING:
     from bandjax import linen as linen

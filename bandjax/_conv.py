@@ -88,7 +88,8 @@ def band_conv(
       method: ``"fft"``, ``"dft"`` (truncated matrix products) or ``"direct"`` (projection, then
         ``conv_general_dilated``): the same operator, to rounding. ``"auto"`` estimates the cheapest
         from shapes, band and platform.
-      implementation: None picks what is there; ``"xla"`` is plain JAX.
+      implementation: ``"native"`` computes method "dft" by the native kernels, ``"xla"`` any method
+        in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
       residual_dtype: floating type in which the spectrum is kept; the forward pass continues from
         the rounded values. By default the input's own type.
       precision: of the matrix products and convolutions, as in ``jax.lax``.
@@ -101,6 +102,7 @@ def band_conv(
     Raises:
       TypeError: an argument of the wrong type, or an input that is not floating point.
       ValueError: a value out of range, or shapes that do not fit together.
+      RuntimeError: ``implementation="native"`` without native kernels; it says how to build them.
 
     Reverse-mode derivatives of any order are exact. Forward mode (``jax.jvp``, ``jax.jacfwd``, and
     so ``jax.hessian``) raises JAX's error for ``custom_vjp`` functions; second derivatives are
@@ -191,7 +193,8 @@ def _choose(
                 f"implementation 'native' computes {dtype} on the CPU alone, not on {platform!r}"
             )
         return "dft", True
-    there = implementation is None and _native.supports(compute, platform)
+    # On accelerators the native kernels are not measured: they are used where they are asked for.
+    there = implementation is None and platform == "cpu" and _native.supports(compute, platform)
     if method == "auto":
         return _cost.cheapest(geometry, platform, native=there)
     return method, there and method == "dft"
@@ -261,7 +264,6 @@ class _How:
     def product(self) -> Product:
         return Product(self.geometry.groups, self.precision)
 
-
     def native_transform(self, samples: Samples, dtype: Any, spectrum_dtype: Any) -> Native:
         return Native(samples.centred, dtype, np.dtype(spectrum_dtype), self.precision)
 
@@ -277,7 +279,7 @@ class _How:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(how: _How, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves ``x`` ``(N, *spatial, C)`` in float32 or float64; native kernels in bfloat16 too."""
+    """Convolves ``x`` ``(N, *spatial, C)``, float32 or float64; by native kernels bfloat16 too."""
     return _conv_kept(how, _restore(how, _keep(how, x), kernel.dtype), kernel, x.dtype)
 
 
@@ -293,7 +295,9 @@ def _conv_bwd(how: _How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.
     if how.native:
         return _native_bwd(how, restored, kernel, ct)
     # The operator is linear in what was kept, so its vjp needs no value but the two residuals.
-    _, pull_back = jax.vjp(lambda *args: _conv_kept(how, *args, ct.dtype), restored, kernel)
+    _, pull_back = jax.vjp(
+        lambda kept, kernel: _conv_kept(how, kept, kernel, ct.dtype), restored, kernel
+    )
     ct_kept, ct_kernel = pull_back(ct)
     return _keep_transposed(how, ct_kept), ct_kernel
 
@@ -338,9 +342,7 @@ def _keep_transposed(how: _How, ct: Kept) -> jax.Array:
     return ct
 
 
-def _conv_kept(
-    how: _How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DTypeLike
-) -> jax.Array:
+def _conv_kept(how: _How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Convolves what :func:`_keep` kept of the input; linear in ``kept`` and in ``kernel``.
 
     ``dtype`` is that of the result, with native kernels; the kernel's without.

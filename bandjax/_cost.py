@@ -3,10 +3,13 @@
 It estimates the nanoseconds of one training call (output and both gradients) from shapes, band and
 platform alone, and takes the cheapest method:
 
-* Every frequency is kept: ``direct``, which then is the backend's own convolution, to the last bit.
 * ``dft`` and ``fft`` transform input and output four times in all and the kernel three times,
   multiply, and pass over the spectra of the filter.
-* ``direct`` transforms the input five times, and convolves densely three times.
+* ``native`` is ``dft`` by the native kernels. On the CPU it is taken wherever it is cheaper; on
+  accelerators it is not measured yet, and so not taken unasked.
+* ``direct`` transforms the input five times, and convolves densely three times. With every
+  frequency kept it is the backend's own convolution, to the last bit, and only ``native`` can be
+  cheaper.
 
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
 timings of ResNet-18, FCN, depthwise and three-dimensional layers on two AVX-512 cores with jax
@@ -87,11 +90,63 @@ def cheapest(geometry: ConvGeometry, platform: str, *, native: bool) -> tuple[st
       platform: as ``jax.default_backend()`` names it.
       native: whether there are native kernels.
     """
-    if native: return "dft", True
+    native = native and platform == "cpu"
     if geometry.exact:
-        return "direct", False
+        gains = native and _native_cost(geometry) < _MARGIN * _dense_cost(geometry)
+        return ("dft", True) if gains else ("direct", False)
     costs = estimated_costs(geometry, platform)
-    return min(costs, key=lambda method: costs[method]), False
+    if native:
+        costs["native"] = _native_cost(geometry)
+    best = min(costs, key=lambda method: costs[method])
+    return ("dft", True) if best == "native" else (best, False)
+
+
+# Nanoseconds of the native kernels on the CPU, and lanes of a vector.
+_NATIVE_MULTIPLY = 0.005
+_NATIVE_FILTER = 0.92  # one coefficient of the filter's spectrum, in all three products
+_NATIVE_SAMPLE = 0.16  # one number that is moved
+_NATIVE_CALLS = 2.2e5
+_LANES = 16
+# Of XLA's own convolution at its best, with every frequency kept; in three dimensions it is slow.
+_DENSE_MULTIPLY = 0.0063
+_DENSE_MULTIPLY_3D = 0.04
+_MARGIN = 0.9  # of its cost that the native kernels must stay below, to be surely no slower
+
+
+def _native_cost(geometry: ConvGeometry) -> float:
+    batch, kept = math.prod(geometry.batch), geometry.kept
+    inputs, outputs = geometry.in_features, geometry.out_features
+    pairs = inputs // geometry.groups * outputs
+    depthwise = pairs == inputs == outputs
+    sides = [
+        (inputs, [axis.size for axis in geometry.axes]),
+        (outputs, [axis.out for axis in geometry.axes]),
+    ]
+    transforms = sum(batch * _whole_lanes(c) * _chain(n, geometry) for c, n in sides)
+    if max(geometry.grid) > _LONG_GRID:
+        transforms *= 2  # The table is larger than the caches.
+    moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
+    return (
+        _NATIVE_MULTIPLY * (9 * kept * batch * pairs * (4 if depthwise else 1) + transforms)
+        + _NATIVE_FILTER * kept * pairs
+        + _NATIVE_SAMPLE * moved
+        + _NATIVE_CALLS
+    )
+
+
+def _whole_lanes(channels: int) -> int:
+    """Channels that are computed: whole vectors."""
+    return -(-channels // _LANES) * _LANES
+
+
+def _dense_cost(geometry: ConvGeometry) -> float:
+    """Of the backend's own convolution and its gradients, on the CPU."""
+    axes = geometry.axes
+    per_group = geometry.in_features // geometry.groups
+    narrow = max(1.0, (_CPU.wide if geometry.groups == 1 else _CPU.wide_group) / per_group)
+    rate = _DENSE_MULTIPLY_3D if len(axes) == 3 else _DENSE_MULTIPLY
+    products = math.prod(geometry.batch) * math.prod(axis.out * axis.taps for axis in axes)
+    return rate * narrow * 3 * products * per_group * geometry.out_features
 
 
 def estimated_costs(geometry: ConvGeometry, platform: str) -> dict[str, float]:

@@ -20,13 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bandjax import _extension
+from bandjax import _extension, spectral
 from bandjax._bilinear import contractions
 from bandjax._multiply import Product, complex_product
 from bandjax._partition import Arrays, Operation, partitioned
 from bandjax._transform import Precision, Samples, Spectrum
 
 _TARGET = "bandjax_{}"
+
+# The names of the kernels in a compiled program, for jax.export's list of trusted custom calls.
+NATIVE_TARGETS = tuple(
+    _TARGET.format(name)
+    for name in ("analysis", "synthesis", "multiply_sum", "input_product", "filter_product")
+)
+
+# Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
+_MANY_TAPS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,19 @@ class NativeProduct:
         """``(k0, k1, N, C)`` to ``(*box, N, C)``."""
         return part.reshape(*self.samples.box, *part.shape[2:])
 
+    @property
+    def product(self) -> Product:
+        """The multiply-sum of spectra, by XLA."""
+        return Product(self.groups, self.precision)
+
+    def transforms_filter(self, in_per_group: int, out: int) -> bool:
+        """Whether the filter's spectrum is transformed as a whole, for it has many taps.
+
+        Depthwise the kernel sums them for next to nothing.
+        """
+        depthwise = in_per_group == 1 and out == self.groups
+        return math.prod(self.samples.shape) > _MANY_TAPS and not depthwise
+
 
 def supports(dtype: Any, platform: str) -> bool:
     """Whether there are kernels for a platform that compute in ``dtype``."""
@@ -102,18 +124,18 @@ def _platform(platform: str) -> str:
     return "cuda" if platform == "gpu" else platform
 
 
-def _by_platform(target: str, out_types: Any, twin: Operation, **attributes: Any) -> Operation:
+def _by_platform(
+    target: str, out_types: Any, twin: Operation, how: NativeProduct | None = None
+) -> Operation:
     """The kernel on platforms that have it, ``twin`` on the others.
 
-    ``out_types`` are the results of ``twin``, ``attributes`` those of the handler; either may be a
-    function of the platform, and results beyond those of the twin are workspace.
+    ``out_types`` tells the results on a platform, those of ``twin`` and then the workspace; ``how``
+    is that of a multiply-sum, whose handlers have attributes.
     """
     kernels = {}
     for platform in ("cpu", "cuda"):
         if _extension.available(platform):
-            kernels[platform] = functools.partial(
-                _call_kernel, platform, target, out_types, attributes
-            )
+            kernels[platform] = functools.partial(_call_kernel, platform, target, out_types, how)
 
     def call(*args: jax.Array) -> Arrays:
         return jax.lax.platform_dependent(*args, **kernels, default=twin)
@@ -122,7 +144,7 @@ def _by_platform(target: str, out_types: Any, twin: Operation, **attributes: Any
 
 
 def _call_kernel(
-    platform: str, target: str, out_types: Any, attributes: dict[str, Any], *args: jax.Array
+    platform: str, target: str, out_types: Any, how: NativeProduct | None, *args: jax.Array
 ) -> Arrays:
     results, workspace = out_types(platform, *args)
     # Under shard_map results vary over the devices as the first operand does.
@@ -136,8 +158,23 @@ def _call_kernel(
         )
         for r in (*results, *workspace)
     ]
+    attributes: dict[str, Any] = {}
+    if how is not None:
+        attributes["groups"] = np.int64(how.groups)
+        if platform == "cuda":
+            attributes["variant"] = "tiled"
+            attributes["precision"] = _cuda_precision(how.precision, args[0].dtype)
     out = jax.ffi.ffi_call(_TARGET.format(target), shapes)(*args, **attributes)
     return tuple(out[: len(results)])
+
+
+def _cuda_precision(precision: Precision, dtype: np.dtype[Any]) -> str:
+    """How tensor cores multiply: as JAX's own products of that precision do on a GPU."""
+    asked = jax.config.values["jax_default_matmul_precision"] if precision is None else precision
+    name = str(getattr(asked, "name", asked)).lower()
+    if name in ("highest", "high", "float32", "bfloat16_3x", "tensorfloat32_3x"):
+        return "tf32x3"  # as accurate as float32
+    return "bf16" if dtype == jnp.bfloat16 else "tf32"
 
 
 # Transforms of the last two axes. A single axis gets one of length 1 in front; of three the first
@@ -214,7 +251,10 @@ def _analyse_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -
 
 
 def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
-    re, im = (_join_batch(a if b else _repeat(a, size)) for a, b in zip(args[:2], batched[:2]))
+    re, im = (
+        _join_batch(a if b else _repeat(a, size))
+        for a, b in zip(args[:2], batched[:2], strict=True)
+    )
     (x,) = f(re, im, *args[2:])
     return (x.reshape(size, -1, *x.shape[1:]),)
 
@@ -359,24 +399,24 @@ def _mirrored(samples: Samples, spectrum: jax.Array) -> jax.Array:
 @functools.lru_cache(maxsize=1024)
 def _filter_tables(samples: Samples, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together."""
-    rank = len(samples.grid)
-    matrices = [samples.matrix(axis) for axis in range(rank)]
-    outer = matrices.pop(0) if rank > 1 else np.ones((1, 1))
-    inner = functools.reduce(np.kron, matrices)
-    return tuple(np.stack([m.real, m.imag]).astype(dtype) for m in (outer, inner))
+    outer, *others = (samples.matrix(axis) for axis in range(len(samples.grid)))
+    inner = np.ones((1, 1))
+    for matrix in others:
+        inner = np.kron(inner, matrix)
+    first, second = (np.stack([m.real, m.imag]).astype(dtype) for m in (outer, inner))
+    return first, second
 
 
 def _flat(samples: Samples, array: jax.Array, kept: bool) -> jax.Array:
     """Axes ``(first, others, ...)`` of a spectrum (``kept``) or of taps."""
     rank = len(samples.grid)
-    sizes = samples.box if kept else samples.shape
-    first = sizes[0] if rank > 1 else 1
-    return array.reshape(first, -1, *array.shape[rank:])
+    first, *others = samples.box if kept else samples.shape
+    return array.reshape(first, math.prod(others), *array.shape[rank:])
 
 
 @functools.lru_cache(maxsize=1024)
 def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> Operation:
-    product = Product(how.groups, how.precision)
+    product = how.product
     einsum = functools.partial(jnp.einsum, precision=how.precision)
 
     def filter_spectrum(w: jax.Array, outer: jax.Array, inner: jax.Array) -> Spectrum:
@@ -394,10 +434,9 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
         return complex_product(product, "ngo,cgo->ngc", (re, im), w, conjugate=False)
 
     def filter_product_twin(*args: jax.Array) -> Arrays:
-        *parts, outer, inner = args
-        x_re, x_im, *y = parts
+        x_re, x_im, y_re, y_im, outer, inner = args
         x = x_re.astype(dtype), x_im.astype(dtype)
-        re, im = complex_product(product, "ngc,ngo->cgo", x, tuple(y), conjugate=True)
+        re, im = complex_product(product, "ngc,ngo->cgo", x, (y_re, y_im), conjugate=True)
         (re0, im0), (re1, im1) = outer, inner
         sums = functools.partial(einsum, "us,uvco->vsco")
         re, im = sums(re0, re) + sums(im0, im), sums(re0, im) - sums(im0, re)
@@ -421,16 +460,17 @@ def _product_operation(which: str, how: NativeProduct, dtype: np.dtype[Any]) -> 
         workspace = filter_workspace(platform, x.shape, y.shape[3], how.groups, (t0, t1), dtype)
         return (jax.ShapeDtypeStruct(shape, dtype),), (workspace,)
 
-    twin, out_types = {
+    operations: dict[str, tuple[Operation, Any]] = {
         "multiply_sum": (multiply_sum_twin, output_types),
         "input_product": (input_product_twin, input_types),
         "filter_product": (filter_product_twin, taps_types),
-    }[which]
+    }
+    twin, out_types = operations[which]
     rule, summed = _RULES[which]
     # The channels of a group belong together, and a filter has the input channels of one alone.
     shared = "nco" if how.groups == 1 else "n"
     return partitioned(
-        _by_platform(which, out_types, twin, groups=np.int64(how.groups)),
+        _by_platform(which, out_types, twin, how),
         rule.format(c="c" if how.groups == 1 else "i"),
         shared=shared,
         summed=[name for name in summed if name in shared],
@@ -480,23 +520,34 @@ def filter_workspace(
     taps: tuple[int, int],
     dtype: np.dtype[Any],
 ) -> jax.ShapeDtypeStruct:
-    """The workspace of the filter's gradient: partial sums, as ``FilterChunks`` counts them.
+    """The workspace of the filter's gradient: partial sums of the frequencies, or none.
 
-    The frequencies are split into sums by shapes alone, so that the order of all additions, and
-    with it the result, does not depend on the number of threads.
+    They are counted by ``SplitFilter`` of ffi/cpu/kernels.h and ffi/cuda/filter_workspace.h, from
+    shapes alone: the order of all additions, and with it the result, is always the same.
     """
-    c, o = x_shape[3] // groups, out // groups
-    if c == o == 1:
-        tiles = math.ceil(out / 64)
+    k0, k1 = x_shape[:2]
+    c, o, t = x_shape[3] // groups, out // groups, math.prod(taps)
+    if min(k0, k1, c, o, t) == 0:
+        parts = 0
+    elif platform == "cuda":
+        tiles = groups * math.ceil(c / 32) * math.ceil(o / 64) * math.ceil(t / (3 if t <= 3 else 9))
+        parts = math.ceil(k0 * k1 / math.ceil(k0 * k1 / min(math.ceil(264 / tiles), k0 * k1)))
     else:
-        tiles = groups * math.ceil(c / 64) * math.ceil(o / 64)
-    chunks = min(math.ceil(16 / tiles), x_shape[1])
-    size = taps[0] * taps[1] * c * out * dtype.itemsize
-    return jax.ShapeDtypeStruct((chunks * size if chunks > 1 else 0,), np.uint8)
+        depthwise = c == o == 1
+        tiles = math.ceil(out / 64) if depthwise else groups * math.ceil(c / 64) * math.ceil(o / 64)
+        wanted = math.ceil(16 / tiles)
+        parts = min(wanted, k1)
+        parts *= min(math.ceil(wanted / parts), k0)
+    size = t * c * out * dtype.itemsize
+    return jax.ShapeDtypeStruct((parts * size if parts > 1 else 0,), np.uint8)
 
 
 def _multiply_sum(how: NativeProduct, x: Spectrum, w: jax.Array) -> Spectrum:
     """Returns the output's spectrum, two times ``(*box, N, O)``."""
+    if how.transforms_filter(*w.shape[-2:]):
+        x = x[0].astype(w.dtype), x[1].astype(w.dtype)
+        w_spectrum = _filter_spectrum(how, w)
+        return complex_product(how.product, "ngc,cgo->ngo", x, w_spectrum, conjugate=True)
     re, im = _call_product("multiply_sum", how, w.dtype, x, w)
     return how.boxed(re), how.boxed(im)
 
@@ -504,14 +555,61 @@ def _multiply_sum(how: NativeProduct, x: Spectrum, w: jax.Array) -> Spectrum:
 def _input_product(how: NativeProduct, y: Spectrum, w: jax.Array) -> Spectrum:
     """Returns the gradient of the input's spectrum, two times ``(*box, N, C)``."""
     y = y[0].astype(w.dtype), y[1].astype(w.dtype)
+    if how.transforms_filter(*w.shape[-2:]):
+        w_spectrum = _filter_spectrum(how, w)
+        return complex_product(how.product, "ngo,cgo->ngc", y, w_spectrum, conjugate=False)
     re, im = _call_product("input_product", how, w.dtype, y, w)
     return how.boxed(re), how.boxed(im)
 
 
 def _filter_product(how: NativeProduct, x: Spectrum, y: Spectrum) -> jax.Array:
     """Returns the taps' gradient ``(*taps, C / groups, O)``."""
-    (w,) = _call_product("filter_product", how, y[0].dtype, x, y)
+    dtype = y[0].dtype
+    per_group = x[0].shape[-1] // how.groups
+    if how.transforms_filter(per_group, y[0].shape[-1]):
+        x = x[0].astype(dtype), x[1].astype(dtype)
+        ct = complex_product(how.product, "ngc,ngo->cgo", x, y, conjugate=True)
+        return _filter_from_spectrum(how, ct)
+    (w,) = _call_product("filter_product", how, dtype, x, y)
     return w.reshape(*how.samples.shape, *w.shape[2:])
+
+
+def _filter_spectrum(how: NativeProduct, w: jax.Array) -> Spectrum:
+    """The filter's spectrum, two times ``(*box, C / groups, O)``, by the transform of samples."""
+    transform = Native(how.samples.centred, w.dtype, w.dtype, how.precision)
+    samples = w.reshape(1, *how.samples.shape, -1)
+    re, im = (a.reshape(*how.samples.box, *w.shape[-2:]) for a in analysis(transform, samples))
+    return _turn(how, re, im)
+
+
+def _filter_from_spectrum(how: NativeProduct, spectrum: Spectrum) -> jax.Array:
+    """The transpose of :func:`_filter_spectrum`."""
+    channels, dtype = spectrum[0].shape[-2:], spectrum[0].dtype
+    transform = Native(how.samples.centred, dtype, dtype, how.precision)
+    re, im = _turn(how, *spectrum, back=True)
+    parts = (a.reshape(*how.samples.box, 1, -1) for a in (re, im))
+    return synthesis(transform, tuple(parts)).reshape(*how.samples.shape, *channels)
+
+
+def _turn(how: NativeProduct, re: jax.Array, im: jax.Array, *, back: bool = False) -> Spectrum:
+    """From the centred spectrum of the taps to the one at their true positions, or back."""
+    box = how.samples.box
+    centred = how.samples.centred.shift
+    if how.samples.shift == centred:
+        return re, im
+    turn = np.ones(box, np.complex128)
+    for axis, (whole, part) in enumerate(zip(how.samples.shift, centred, strict=True)):
+        one = spectral.fourier_matrix(
+            how.samples.grid[axis],
+            how.samples.modes[axis],
+            range(1),
+            shift=whole - part,
+            half=axis == len(box) - 1,
+        )
+        turn = turn * one.reshape([-1 if i == axis else 1 for i in range(len(box))])
+    turn = turn.conj() if back else turn
+    c, s = (jnp.asarray(a[..., None, None], re.dtype) for a in (turn.real, turn.imag))
+    return re * c - im * s, re * s + im * c
 
 
 def _call_product(

@@ -48,10 +48,10 @@ def partitioned(
             spec = tuple(shape.sharding.spec)
             for name, entry in zip(axes, spec + (None,) * (len(axes) - len(spec)), strict=True):
                 mesh_axes = entry if isinstance(entry, tuple) else (entry,) if entry else ()
-                if name in shared and name not in assigned and not used.intersection(mesh_axes):
-                    if mesh_axes:
-                        assigned[name] = mesh_axes
-                        used.update(mesh_axes)
+                free = name in shared and name not in assigned
+                if mesh_axes and free and not used.intersection(mesh_axes):
+                    assigned[name] = mesh_axes
+                    used.update(mesh_axes)
         return assigned
 
     def shardings(mesh: Any, side: list[list[str]], assigned: dict[str, Any]) -> Any:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import pytest
 
 import bandjax
-from bandjax._cost import cheapest_method
+from bandjax._cost import cheapest
 
 HALF, QUARTER = bandjax.Compression(0.5), bandjax.Compression(0.75)
 
 
 def choice(x_shape, kernel_shape, band, platform="cpu", **options):
-    return cheapest_method(bandjax.conv_geometry(x_shape, kernel_shape, band, **options), platform)
+    geometry = bandjax.conv_geometry(x_shape, kernel_shape, band, **options)
+    method, native = cheapest(geometry, platform, native=False)
+    assert not native
+    return method
+
+
+def choice_with_kernels(x_shape, kernel_shape, band, platform="cpu", **options):
+    geometry = bandjax.conv_geometry(x_shape, kernel_shape, band, **options)
+    method, native = cheapest(geometry, platform, native=True)
+    assert method == "dft" or not native
+    return "native" if native else method
 
 
 # What was fastest by a wide margin when every method was timed on two AVX-512 cores.
@@ -50,3 +60,36 @@ def test_an_exact_convolution_is_the_backends_own(platform, padding):
 def test_the_choice_depends_on_the_band():
     shapes = (16, 270, 128), (5, 128, 256)
     assert {choice(*shapes, band) for band in (HALF, QUARTER)} == {"direct", "dft"}
+
+
+# The same with the native kernels, timed in the same way.
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "band", "options", "fastest"),
+    [
+        ((128, 32, 32, 64), (3, 3, 64, 64), HALF, {}, "native"),
+        ((128, 32, 32, 64), (3, 3, 64, 64), None, {}, "native"),
+        ((8, 8, 8, 256), (3, 3, 256, 256), None, {}, "native"),
+        ((32, 4, 4, 512), (3, 3, 512, 512), QUARTER, {}, "native"),
+        ((32, 32, 32, 3), (3, 3, 3, 64), None, {}, "direct"),
+        ((32, 32, 32, 3), (3, 3, 3, 64), HALF, {}, "native"),
+        ((8, 64, 64, 16), (3, 3, 16, 16), None, {}, "direct"),
+        ((16, 270, 256), (3, 256, 128), None, {}, "direct"),
+        ((16, 270, 256), (3, 256, 128), HALF, {}, "native"),
+        ((16, 1024, 64), (5, 64, 64), None, {}, "direct"),
+        ((16, 1024, 64), (5, 64, 64), HALF, {}, "native"),
+        ((4, 4096, 64), (5, 64, 64), HALF, {}, "direct"),
+        ((8, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, "native"),
+        ((8, 56, 56, 64), (7, 7, 1, 64), None, {"feature_group_count": 64}, "native"),
+        ((2, 32, 32, 32, 16), (3, 3, 3, 16, 16), None, {}, "native"),
+        ((16, 28, 28, 96), (3, 3, 8, 96), QUARTER, {"feature_group_count": 12}, "native"),
+    ],
+)
+def test_the_measured_fastest_is_chosen_with_native_kernels(
+    x_shape, kernel_shape, band, options, fastest
+):
+    assert choice_with_kernels(x_shape, kernel_shape, band, **options) == fastest
+
+
+def test_accelerators_keep_to_xla_until_the_kernels_are_measured_there():
+    shapes = (128, 32, 32, 64), (3, 3, 64, 64)
+    assert choice_with_kernels(*shapes, HALF, "gpu") == choice(*shapes, HALF, "gpu")

@@ -190,8 +190,8 @@ def notes(rows: Sequence[Record]) -> list[str]:
                 if c["side"] in ("flax", "bandjax")
             )
             lines.append(
-                f"{where}: with a copy in place of every convolution the step takes "
-                f"{1e3 * seconds[REST]:.0f} ms: batch norm, ReLU and all else are at least {shares}"
+                f"{where}: with one frequency of every convolution the step takes "
+                f"{1e3 * seconds[REST]:.0f} ms: batch norm, ReLU and all else are at most {shares}"
             )
     return list(dict.fromkeys(lines))
 

@@ -445,7 +445,7 @@ class Fuzz {
                           args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
                           args->y_re = result[0].data(), args->y_im = result[1].data();
                         });
-    const int64_t chunks = FilterChunks(a);
+    const int64_t chunks = SplitFilter(a).parts();
     const Buffer partial(a.type, chunks > 1 ? chunks * taps : 0);
     Check<MultiplyArgs>("filter_product", shape, &Kernels::filter_product, a, {{a.type, &dw}},
                         [&](MultiplyArgs* args, const Results& result) {

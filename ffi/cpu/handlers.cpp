@@ -41,9 +41,8 @@ const Kernels& ChosenKernels() {
 // Runs a kernel on XLA's threads.
 template <typename Args>
 ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args, ffi::ThreadPool threads) {
-  ThreadedPool pool(threads.num_threads(), [&threads](std::function<void()> work) {
-    threads.Schedule(std::move(work));
-  });
+  ThreadedPool pool(threads.num_threads(),
+                    [&threads](std::function<void()> work) { threads.Schedule(std::move(work)); });
   try {
     kernel(args, &pool);
   } catch (const std::bad_alloc&) {
@@ -83,7 +82,9 @@ bool KnownType(ffi::DataType type, Type* known) {
   }
 }
 
-ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("bandjax: " + what); }
+ffi::Error Invalid(const std::string& what) {
+  return ffi::Error::InvalidArgument("bandjax: " + what);
+}
 
 bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
   const auto dimensions = buffer.dimensions();
@@ -103,7 +104,8 @@ ffi::Error Transform(ffi::ThreadPool threads, void (*kernel)(const TransformArgs
   args.n = size[0], args.h = size[1], args.w = size[2], args.c = size[3];
   args.k0 = box[0], args.k1 = box[1];
   args.u0 = rows0[0] / 2, args.u1 = rows1[0] / 2;
-  if (!HasShape(re, {args.k0, args.k1, args.n, args.c}) || !HasShape(im, {args.k0, args.k1, args.n, args.c})) {
+  if (!HasShape(re, {args.k0, args.k1, args.n, args.c}) ||
+      !HasShape(im, {args.k0, args.k1, args.n, args.c})) {
     return Invalid("the spectrum must be (k0, k1, n, c), twice");
   }
   if (!HasShape(table0, {2 * args.u0 + 1, (args.h + 1) / 2}) ||
@@ -166,9 +168,8 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
   const ffi::DataType type = y_re.element_type();
   if (!KnownType(x_re.element_type(), &args->x_type) || !KnownType(type, &args->type) ||
       x_im.element_type() != x_re.element_type() || y_im.element_type() != type ||
-      taps.element_type() != type || outer.element_type() != type ||
-      inner.element_type() != type || type == ffi::BF16 ||
-      (type == ffi::F64) != (x_re.element_type() == ffi::F64)) {
+      taps.element_type() != type || outer.element_type() != type || inner.element_type() != type ||
+      type == ffi::BF16 || (type == ffi::F64) != (x_re.element_type() == ffi::F64)) {
     return Invalid(
         "all must be float32, or all float64; the input's spectrum may be bfloat16 with float32");
   }
@@ -184,8 +185,7 @@ ffi::Error MultiplySum(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuf
                        ffi::Result<ffi::AnyBuffer> y_re, ffi::Result<ffi::AnyBuffer> y_im,
                        int64_t groups) {
   MultiplyArgs args{};
-  const ffi::Error error =
-      ProductArgs(x_re, x_im, *y_re, *y_im, taps, outer, inner, groups, &args);
+  const ffi::Error error = ProductArgs(x_re, x_im, *y_re, *y_im, taps, outer, inner, groups, &args);
   if (error.failure()) return error;
   PreferHugePages(y_re->untyped_data(), y_re->size_bytes());
   PreferHugePages(y_im->untyped_data(), y_im->size_bytes());
@@ -197,8 +197,7 @@ ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBu
                         ffi::Result<ffi::AnyBuffer> x_re, ffi::Result<ffi::AnyBuffer> x_im,
                         int64_t groups) {
   MultiplyArgs args{};
-  const ffi::Error error =
-      ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, &args);
+  const ffi::Error error = ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, &args);
   if (error.failure()) return error;
   if (args.x_type != args.type) return Invalid("the result must be of the operands' type");
   PreferHugePages(x_re->untyped_data(), x_re->size_bytes());
@@ -211,12 +210,11 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
                          ffi::AnyBuffer inner, ffi::Result<ffi::AnyBuffer> taps,
                          ffi::Result<ffi::AnyBuffer> partial, int64_t groups) {
   MultiplyArgs args{};
-  const ffi::Error error =
-      ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, &args);
+  const ffi::Error error = ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, &args);
   if (error.failure()) return error;
-  const int64_t chunks = FilterChunks(args);
-  if (chunks > 1 && partial->size_bytes() < chunks * taps->size_bytes()) {
-    return Invalid("the workspace must hold " + std::to_string(chunks) + " filter gradients");
+  const int64_t parts = SplitFilter(args).parts();
+  if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
+    return Invalid("the workspace must hold " + std::to_string(parts) + " filter gradients");
   }
   args.partial = partial->untyped_data();
   PreferHugePages(taps->untyped_data(), taps->size_bytes());

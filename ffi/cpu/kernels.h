@@ -22,6 +22,7 @@ struct Pool {
   void (*run)(Pool* pool, int64_t tasks, void (*body)(void* data, int64_t task), void* data);
   // Memory of the calling thread, aligned to a cache line, valid until the thread asks again.
   void* (*scratch)(size_t bytes);
+  int64_t threads;  // how many may be at work
 };
 
 // Samples (n, h, w, c) and their spectrum (k0, k1, n, c), of which `re` and `im` are the parts.
@@ -40,26 +41,35 @@ struct TransformArgs {
 // Spectra (k0, k1, n, in) and (k0, k1, n, out); taps (t0, t1, in / groups, out).
 struct MultiplyArgs {
   int64_t k0, k1, n, in, out, groups, t0, t1;
-  void *x_re, *x_im;   // the input's spectrum
-  void *y_re, *y_im;   // the output's spectrum
-  void* taps;          // the filter, or its gradient
-  const void* outer;   // (2, k0, t0)
-  const void* inner;   // (2, k1, t1)
-  void* partial;       // FilterChunks() copies of the filter's gradient, if more than one
-  Type x_type, type;   // storage of the input's spectrum; everything else
+  void *x_re, *x_im;  // the input's spectrum
+  void *y_re, *y_im;  // the output's spectrum
+  void* taps;         // the filter, or its gradient
+  const void* outer;  // (2, k0, t0)
+  const void* inner;  // (2, k1, t1)
+  void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
+  Type x_type, type;  // storage of the input's spectrum; everything else
 };
 
-// Into how many sums the frequencies are split for the filter's gradient. It depends on the shapes
-// alone, and so does the order of all additions: results do not depend on the number of threads.
-inline int64_t FilterChunks(const MultiplyArgs& args) {
+// How the frequencies are split into sums for the filter's gradient: parts of axis 1, and of axis 0
+// in each. It depends on the shapes alone, and so does the order of all additions: results do not
+// depend on the number of threads.
+struct FilterSplit {
+  int64_t parts1, parts0;
+  int64_t parts() const { return parts1 * parts0; }
+};
+
+inline FilterSplit SplitFilter(const MultiplyArgs& args) {
   constexpr int64_t kTile = 64, kTasks = 16;
   const int64_t in = args.in / args.groups, out = args.out / args.groups;
   const bool depthwise = in == 1 && out == 1;
-  const int64_t tiles = depthwise ? (args.out + kTile - 1) / kTile
-                                  : args.groups * ((in + kTile - 1) / kTile) *
-                                        ((out + kTile - 1) / kTile);
+  const int64_t tiles =
+      depthwise ? (args.out + kTile - 1) / kTile
+                : args.groups * ((in + kTile - 1) / kTile) * ((out + kTile - 1) / kTile);
+  if (tiles == 0 || args.k0 == 0 || args.k1 == 0) return {1, 1};
   const int64_t wanted = (kTasks + tiles - 1) / tiles;
-  return wanted < args.k1 ? wanted : args.k1;
+  const int64_t parts1 = wanted < args.k1 ? wanted : args.k1;
+  const int64_t rest = (wanted + parts1 - 1) / parts1;
+  return {parts1, rest < args.k0 ? rest : args.k0};
 }
 
 // The kernels of one instruction set.

@@ -162,14 +162,14 @@ BANDJAX_NOINLINE void Product(int64_t rows, int64_t depth, const Left<A>& left, 
   ahead.Within(3 * tiles * CeilDiv(depth, kStretch));
   switch (PanelWidth<A>(columns) / kLanes<A>) {
     case 1:
-      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
     case 2:
-      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
     default:
-      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns,
-                                         add, &ahead);
+      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
+                                         &ahead);
   }
 }
 
@@ -200,6 +200,16 @@ inline Left<A> PrepareLeft(const S* a, const S* b, int64_t rows, int64_t length,
   }
 }
 
+// The frequencies of one part of a split.
+struct Part {
+  int64_t u0_first, u0_last, u1_first, u1_last;
+  Part(const MultiplyArgs& args, const FilterSplit& split, int64_t part) {
+    const int64_t part0 = part % split.parts0, part1 = part / split.parts0;
+    u0_first = args.k0 * part0 / split.parts0, u0_last = args.k0 * (part0 + 1) / split.parts0;
+    u1_first = args.k1 * part1 / split.parts1, u1_last = args.k1 * (part1 + 1) / split.parts1;
+  }
+};
+
 template <typename A, typename S>
 struct Multiplier {
   static constexpr int64_t kLane = kLanes<A>;
@@ -214,6 +224,8 @@ struct Multiplier {
   const A* outer_im = outer_re + args.k0 * args.t0;
   const A* inner_re = static_cast<const A*>(args.inner);
   const A* inner_im = inner_re + args.k1 * args.t1;
+  // One spatial axis: the taps themselves stand in the place of their inner sums.
+  const bool real = args.k1 == 1 && args.t1 == 1 && *inner_im == 0;
 
   int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
   A* Tap(int64_t t0, int64_t t1, int64_t c, int64_t o) const {
@@ -222,8 +234,8 @@ struct Multiplier {
 
   // Sums the inner taps: p[t0][re, im][row along the sum][column of the panel].
   // Forward, rows are input channels and columns output channels of the group.
-  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
-                    A* p, int64_t width) const {
+  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* p,
+                    int64_t width) const {
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       A* p_re = p + 2 * t0 * rows * width;
       A* p_im = p_re + rows * width;
@@ -238,7 +250,7 @@ struct Multiplier {
             im += inner_im[u1 * args.t1 + t1] * w;
           }
           Store<A>(p_re + r * width + v, re);
-          Store<A>(p_im + r * width + v, im);
+          if (!real) Store<A>(p_im + r * width + v, im);
         }
       }
     }
@@ -247,32 +259,42 @@ struct Multiplier {
   // The same with rows the output channels and columns the input channels: transposed.
   void InnerTransposed(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
                        A* p, int64_t width) const {
+    const int64_t tap_step = in * args.out;
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       A* p_re = p + 2 * t0 * rows * width;
       A* p_im = p_re + rows * width;
       for (int64_t v = 0; v < width; v += kLane) {
         const int64_t valid = Min(kLane, columns - v);
         for (int64_t r = 0; r < rows; r += kLane) {
-          Vec<A> re[kLane] = {}, im[kLane] = {};
-          for (int64_t t1 = 0; t1 < args.t1; ++t1) {
-            const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
+          Vec<A> re[kLane], im[kLane];
+          const A* corner = Tap(t0, 0, column0 + v, row0 + r);
+          if (__builtin_expect(valid == kLane && rows - r >= kLane, 1)) {
 #pragma GCC unroll 16
             for (int i = 0; i < kLane; ++i) {
-              if (i >= valid) break;
-              const A* tap = Tap(t0, t1, column0 + v + i, row0 + r);
-              __builtin_prefetch(tap + kLane);
-              const Vec<A> w = LoadUpTo<A>(tap, rows - r);
-              re[i] += re1 * w;
-              im[i] += im1 * w;
+              re[i] = im[i] = Vec<A>{};
+              for (int64_t t1 = 0; t1 < args.t1; ++t1) {
+                const A* tap = corner + t1 * tap_step + i * args.out;
+                __builtin_prefetch(tap + kLane);
+                re[i] += inner_re[u1 * args.t1 + t1] * Load<A>(tap);
+                im[i] += inner_im[u1 * args.t1 + t1] * Load<A>(tap);
+              }
+            }
+          } else {
+            for (int64_t i = 0; i < kLane; ++i) {
+              re[i] = im[i] = Vec<A>{};
+              for (int64_t t1 = 0; i < valid && t1 < args.t1; ++t1) {
+                const Vec<A> w = LoadUpTo<A>(corner + t1 * tap_step + i * args.out, rows - r);
+                re[i] += inner_re[u1 * args.t1 + t1] * w;
+                im[i] += inner_im[u1 * args.t1 + t1] * w;
+              }
             }
           }
-          Transpose<A>(re);
-          Transpose<A>(im);
           const int64_t height = Min(kLane, rows - r);
-          for (int64_t i = 0; i < height; ++i) {
-            Store<A>(p_re + (r + i) * width + v, re[i]);
-            Store<A>(p_im + (r + i) * width + v, im[i]);
-          }
+          Transpose<A>(re);
+          for (int64_t i = 0; i < height; ++i) Store<A>(p_re + (r + i) * width + v, re[i]);
+          if (real) continue;
+          Transpose<A>(im);
+          for (int64_t i = 0; i < height; ++i) Store<A>(p_im + (r + i) * width + v, im[i]);
         }
       }
     }
@@ -288,11 +310,12 @@ struct Multiplier {
       Vec<A> c = {}, d = {};
       for (int64_t t0 = 0; t0 < args.t0; ++t0) {
         const Vec<A> re = Load<A>(p + 2 * t0 * plane + at);
-        const Vec<A> im = Load<A>(p + (2 * t0 + 1) * plane + at);
         c += re0[t0] * re;
-        d += re0[t0] * im;
-        c -= im0[t0] * im;
         d += im0[t0] * re;
+        if (real) continue;
+        const Vec<A> im = Load<A>(p + (2 * t0 + 1) * plane + at);
+        c -= im0[t0] * im;
+        d += re0[t0] * im;
       }
       StorePanel<A, kConjugate>(panel + at, plane, c, d);
     }
@@ -308,14 +331,16 @@ struct Multiplier {
     const int64_t depth_fits = kBlockBytes / (2 * args.t0 * kPanel * sizeof(A));
     const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
     const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
-    // Enough tasks for many threads, at the price of summing the inner taps once more for each.
-    const int64_t plain = args.groups * panels * args.k1;
-    const int64_t slices = Min(args.k0, CeilDiv(16, plain));
-    ParallelFor(pool, plain * slices, [&](int64_t task) {
-      const int64_t slice = task % slices, u1 = task / slices % args.k1;
-      const int64_t panel_index = task / slices / args.k1 % panels;
-      const int64_t group = task / slices / args.k1 / panels;
-      const int64_t u0_first = args.k0 * slice / slices, u0_last = args.k0 * (slice + 1) / slices;
+    // Enough tasks for all threads, at the price of reading the taps once more for each part.
+    const int64_t wanted = CeilDiv(4 * pool->threads, args.groups * panels);
+    const int64_t parts1 = Min(args.k1, wanted);
+    const int64_t parts0 = Min(args.k0, CeilDiv(wanted, Max(parts1, 1)));
+    ParallelFor(pool, args.groups * panels * parts1 * parts0, [&](int64_t task) {
+      const int64_t part0 = task % parts0, part1 = task / parts0 % parts1;
+      const int64_t panel_index = task / parts0 / parts1 % panels;
+      const int64_t group = task / parts0 / parts1 / panels;
+      const int64_t u0_first = args.k0 * part0 / parts0, u0_last = args.k0 * (part0 + 1) / parts0;
+      const int64_t u1_first = args.k1 * part1 / parts1, u1_last = args.k1 * (part1 + 1) / parts1;
       const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, columns_all - column0);
       const int64_t width = PanelWidth<A>(columns);
       const int64_t padded = CeilDiv(depth_block, kLane) * kLane;
@@ -327,25 +352,27 @@ struct Multiplier {
       A* left_scratch = arena.Take<A>(3 * args.n * padded);
       for (int64_t k = 0; k < depth_all; k += depth_block) {
         const int64_t depth = Min(depth_block, depth_all - k);
-        if constexpr (kForward) {
-          InnerForward(u1, k, depth, group * out + column0, columns, p, width);
-        } else {
-          InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
-        }
-        for (int64_t u0 = u0_first; u0 < u0_last; ++u0) {
-          Outer<kForward>(u0, depth, p, width, panel);
-          const int64_t from = Frequency(u0, u1) * ld_left + group * depth_all + k;
-          const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
-          const Left<A> left =
-              PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
-          Ahead ahead;
-          if (u0 + 1 < u0_last) {
-            const int64_t next = from + args.k1 * args.n * ld_left;
-            ahead.Add(a + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
-            ahead.Add(b + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
+        for (int64_t u1 = u1_first; u1 < u1_last; ++u1) {
+          if constexpr (kForward) {
+            InnerForward(u1, k, depth, group * out + column0, columns, p, width);
+          } else {
+            InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
           }
-          Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
-                            columns, k > 0, ahead);
+          for (int64_t u0 = u0_first; u0 < u0_last; ++u0) {
+            Outer<kForward>(u0, depth, p, width, panel);
+            const int64_t from = Frequency(u0, u1) * ld_left + group * depth_all + k;
+            const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
+            const Left<A> left =
+                PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
+            Ahead ahead;
+            if (u0 + 1 < u0_last) {
+              const int64_t next = from + args.k1 * args.n * ld_left;
+              ahead.Add(a + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
+              ahead.Add(b + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
+            }
+            Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
+                              columns, k > 0, ahead);
+          }
         }
       }
     });
@@ -357,7 +384,8 @@ struct Multiplier {
     const S* x_im = static_cast<const S*>(args.x_im);
     const A* y_re = static_cast<const A*>(args.y_re);
     const A* y_im = static_cast<const A*>(args.y_im);
-    const int64_t chunks = FilterChunks(args);
+    const FilterSplit split = SplitFilter(args);
+    const int64_t chunks = split.parts();
     const int64_t row_blocks = CeilDiv(in, kRowsMost), rows_block = CeilDiv(in, row_blocks);
     const int64_t panels = CeilDiv(out, kPanel);
     const int64_t n_blocks = CeilDiv(args.n, kDepthMost);
@@ -379,12 +407,12 @@ struct Multiplier {
       A* d = arena.Take<A>(2 * plane);
       A* panel = arena.Take<A>(3 * n_block * width);
       A* left_scratch = arena.Take<A>(3 * n_block * padded);
-      const int64_t first = args.k1 * chunk / chunks, last = args.k1 * (chunk + 1) / chunks;
       // An empty batch leaves the sums as they are.
       for (int64_t at = 0; at < 2 * plane; at += kLane) Store<A>(d + at, Vec<A>{});
-      for (int64_t u1 = first; u1 < last; ++u1) {
+      const Part part(args, split, chunk);
+      for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<A>(p + at, Vec<A>{});
-        for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+        for (int64_t u0 = part.u0_first; u0 < part.u0_last; ++u0) {
           for (int64_t n = 0; n < args.n; n += n_block) {
             const int64_t depth = Min(n_block, args.n - n);
             const int64_t x = (Frequency(u0, u1) + n) * args.in + group * in + row0;
@@ -400,7 +428,7 @@ struct Multiplier {
             const Left<A> left =
                 PrepareLeft<A>(x_re + x, x_im + x, depth, rows, args.in, left_scratch);
             Ahead ahead;
-            if (n_blocks == 1 && u0 + 1 < args.k0) {
+            if (n_blocks == 1 && u0 + 1 < part.u0_last) {
               const int64_t next_x = x + args.k1 * args.n * args.in;
               const int64_t next_y = y + args.k1 * args.n * args.out;
               ahead.Add(x_re + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
@@ -413,7 +441,7 @@ struct Multiplier {
           }
           SpreadOuter(u0, plane, d, p);
         }
-        SpreadInner(u1, u1 > first, rows, columns, width, p,
+        SpreadInner(u1, u1 > part.u1_first, rows, columns, width, p,
                     result + row0 * args.out + group * out + column0);
       }
     });
@@ -429,7 +457,7 @@ struct Multiplier {
       for (int64_t at = 0; at < plane; at += kLane) {
         const Vec<A> re = Load<A>(d + at), im = Load<A>(d + plane + at);
         Store<A>(p_re + at, Load<A>(p_re + at) + re0 * re + im0 * im);
-        Store<A>(p_im + at, Load<A>(p_im + at) + re0 * im - im0 * re);
+        if (!real) Store<A>(p_im + at, Load<A>(p_im + at) + re0 * im - im0 * re);
       }
     }
   }
@@ -525,7 +553,8 @@ struct Multiplier {
     const S* x_im = static_cast<const S*>(args.x_im);
     const A* y_re = static_cast<const A*>(args.y_re);
     const A* y_im = static_cast<const A*>(args.y_im);
-    const int64_t chunks = FilterChunks(args), panels = CeilDiv(args.out, kPanel);
+    const FilterSplit split = SplitFilter(args);
+    const int64_t chunks = split.parts(), panels = CeilDiv(args.out, kPanel);
     const int64_t taps = args.t0 * args.t1 * args.out;
     ParallelFor(pool, panels * chunks, [&](int64_t task) {
       const int64_t chunk = task % chunks, c = task / chunks * kPanel;
@@ -534,10 +563,10 @@ struct Multiplier {
       Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * kPanel) + Arena::Bytes<A>(2 * kPanel));
       A* p = arena.Take<A>(2 * args.t0 * kPanel);
       A* d = arena.Take<A>(2 * kPanel);
-      const int64_t first = args.k1 * chunk / chunks, last = args.k1 * (chunk + 1) / chunks;
-      for (int64_t u1 = first; u1 < last; ++u1) {
+      const Part part(args, split, chunk);
+      for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * kPanel; at += kLane) Store<A>(p + at, Vec<A>{});
-        for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+        for (int64_t u0 = part.u0_first; u0 < part.u0_last; ++u0) {
           for (int64_t v = 0; v < kPanel; v += kLane) {
             Vec<A> re = {}, im = {};
             for (int64_t n = 0; v < columns && n < args.n; ++n) {
@@ -554,7 +583,7 @@ struct Multiplier {
           }
           SpreadOuter(u0, kPanel, d, p);
         }
-        SpreadInner(u1, u1 > first, 1, columns, kPanel, p, result + c);
+        SpreadInner(u1, u1 > part.u1_first, 1, columns, kPanel, p, result + c);
       }
     });
     if (chunks > 1) SumChunks(pool, chunks, taps);

@@ -61,8 +61,7 @@ struct Memory {
 }  // namespace
 
 ThreadedPool::ThreadedPool(int64_t threads, Schedule schedule)
-    : Pool{&ThreadedPool::Run, &ThreadedPool::Scratch},
-      threads_(threads),
+    : Pool{&ThreadedPool::Run, &ThreadedPool::Scratch, std::max<int64_t>(threads, 1)},
       schedule_(std::move(schedule)) {}
 
 void* ThreadedPool::Scratch(size_t bytes) {
@@ -82,7 +81,7 @@ void* ThreadedPool::Scratch(size_t bytes) {
 void ThreadedPool::Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), void* data) {
   const auto* self = static_cast<ThreadedPool*>(pool);
   if (tasks <= 0) return;
-  const int64_t helpers = std::min(self->threads_ - 1, tasks - 1);
+  const int64_t helpers = std::min(self->threads - 1, tasks - 1);
   if (helpers <= 0) {
     for (int64_t task = 0; task < tasks; ++task) body(data, task);
     return;

@@ -24,7 +24,6 @@ class ThreadedPool : public Pool {
  private:
   static void Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), void* data);
 
-  int64_t threads_;
   Schedule schedule_;
 };
 

@@ -110,25 +110,23 @@ BANDJAX_INLINE void StoreUpTo(S* p, Vec<A> v, int64_t count) {
 }
 
 // Turns a square of vectors by swapping ever smaller blocks off the diagonal.
-template <typename A>
+template <typename A, int kSize = kLanes<A> / 2>
 BANDJAX_INLINE void Transpose(Vec<A> (&rows)[kLanes<A>]) {
   constexpr int kLane = kLanes<A>;
-#pragma GCC unroll 4
-  for (int size = kLane / 2; size > 0; size /= 2) {
-    typename Simd<A>::Index upper, lower;
+  typename Simd<A>::Index upper, lower;
 #pragma GCC unroll 16
-    for (int j = 0; j < kLane; ++j) {
-      upper[j] = j & size ? kLane + j - size : j;
-      lower[j] = j & size ? kLane + j : j + size;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLane; ++i) {
-      if (i & size) continue;
-      const Vec<A> a = rows[i], b = rows[i + size];
-      rows[i] = Shuffle<A>(a, b, upper);
-      rows[i + size] = Shuffle<A>(a, b, lower);
-    }
+  for (int j = 0; j < kLane; ++j) {
+    upper[j] = j & kSize ? kLane + j - kSize : j;
+    lower[j] = j & kSize ? kLane + j : j + kSize;
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLane; ++i) {
+    if (i & kSize) continue;
+    const Vec<A> a = rows[i], b = rows[i + kSize];
+    rows[i] = Shuffle<A>(a, b, upper);
+    rows[i + kSize] = Shuffle<A>(a, b, lower);
+  }
+  if constexpr (kSize > 1) Transpose<A, kSize / 2>(rows);
 }
 
 // Calls body(task) for every task, on the pool's threads.

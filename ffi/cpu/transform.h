@@ -1,10 +1,11 @@
 // Truncated analysis and synthesis of real two-dimensional samples.
 //
 // Seen from the middle of its axis a signal is an even part, which meets cosines alone, and an odd
-// one, which meets sines alone: half the multiply-adds of a transform of real samples. The transform
-// of one image and up to four vectors of channels stays in the cache of one core:
+// one, which meets sines alone: half the multiply-adds of a transform of real samples. The
+// transform of one image and up to four vectors of channels stays in the cache of one core:
 //
-//   samples --fold--> even/odd rows and columns --table1--> z --table0--> cc, cs, sc, ss --> spectrum
+//   samples --fold--> even/odd rows and columns --table1--> z --table0--> cc, cs, sc, ss -->
+//   spectrum
 //
 // and the other way round for the synthesis. z[p][i][q] holds, for the even (p = 0) or odd rows,
 // row pair i against column frequency q: first the cosines, then the sines.
@@ -270,8 +271,10 @@ struct Transformer {
   void FetchSpectrum(int64_t n, int64_t c0, int64_t u) const {
     const int64_t bytes = Min(kWidth, args.c - c0) * sizeof(S);
     for (int64_t row = 0; row < args.k0; ++row) {
-      const char* re = reinterpret_cast<const char*>(static_cast<const S*>(args.re) + At(row, u, n, c0));
-      const char* im = reinterpret_cast<const char*>(static_cast<const S*>(args.im) + At(row, u, n, c0));
+      const char* re =
+          reinterpret_cast<const char*>(static_cast<const S*>(args.re) + At(row, u, n, c0));
+      const char* im =
+          reinterpret_cast<const char*>(static_cast<const S*>(args.im) + At(row, u, n, c0));
       for (int64_t at = 0; at < bytes; at += 64) {
         __builtin_prefetch(re + at);
         __builtin_prefetch(im + at);
