@@ -325,9 +325,10 @@ def test_a_workspace_that_is_too_small():
     x, y = (jnp.ones((3, 2, 2, c), jnp.float32) for c in (4, 6))
     tables = (jnp.ones(OUTER, jnp.float32), jnp.ones(INNER, jnp.float32))
     needed = _native.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
-    assert needed.size == 2 * 4 * np.prod(TAPS)
+    chunks = needed.size // (4 * int(np.prod(TAPS)))
+    assert chunks > 1
     results = [shape(*TAPS, dtype=jnp.float32), shape(needed.size - 1, dtype=jnp.uint8)]
-    with pytest.raises(jax.errors.JaxRuntimeError, match="workspace must hold 2 filter gradients"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"must hold {chunks} filter gradients"):
         call("filter_product", results, x, x, y, y, *tables, groups=np.int64(1))
 
 
