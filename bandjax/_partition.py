@@ -71,7 +71,7 @@ def partitioned(
             # The mesh that the user may have set is not there inside one device.
             with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
                 out = local(*args)
-            return jax.lax.psum(out, over) if over else out
+                return jax.lax.psum(out, over) if over else out
 
         return (
             mesh,
