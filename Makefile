@@ -23,18 +23,19 @@ $(VENV)/.installed: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]' -C build-dir=$(VENV)/build
 	@touch $@
 
 $(VENV)/.linters: pyproject.toml | $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	$(BIN)/python -m pip install --quiet 'bandjax[lint]'  # Installed already: of its extra alone.
 	@touch $@
 
 train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-limited, and compare.
 	$(BIN)/python -m experiments.train
 
 test: $(VENV)/.installed  ## Run the tests and measure their coverage.
-	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --sweep-every $(SWEEP) $(COVERAGE)
+	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --dist worksteal \
+	  --sweep-every $(SWEEP) $(COVERAGE)
 
 lint: $(VENV)/.linters  ## Check format, style and types.
 	$(BIN)/ruff format --check .
@@ -54,8 +55,8 @@ asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitize
 # The linker keeps one copy of a weak function, and it may be that of an object compiled for AVX.
 # What lies in, or is made for, the namespace of an instruction set has no namesake.
 isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portable code.
-	$(BUILD)/isa -C build-dir=build/isa .
-	@! find build/isa -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + \
+	test -n "$$(find $(VENV)/build -name 'kernels_avx*.o')"
+	@! find $(VENV)/build -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + \
 	  | grep ' W ' | grep -v 'bandjax::avx'
 
 cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architecture, and load them.

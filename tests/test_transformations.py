@@ -103,9 +103,15 @@ def test_a_layer_of_resnet18_compiles_fast(channels, size, method):
 
     shapes = ((8, size, size, channels), (3, 3, channels, channels))
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    start = time.process_time()
-    jax.jit(step).lower(*arguments).compile()
-    assert time.process_time() - start <= 2
+
+    def seconds():
+        jax.clear_caches()
+        start = time.process_time()
+        jax.jit(step).lower(*arguments).compile()
+        return time.process_time() - start
+
+    # A busy machine can slow one attempt, not make one fast.
+    assert any(seconds() <= 2 for _ in range(3))
 
 
 # ------------------------------------------------------------------------------------------- vmap
