@@ -13,6 +13,8 @@ from bandjax import spectral as spectral
 from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
 from bandjax._band import Modes as Modes
+from bandjax._checkpoint import checkpoint as checkpoint
+from bandjax._checkpoint import save_spectra as save_spectra
 from bandjax._conv import band_conv as band_conv
 from bandjax._extension import native_status as native_status
 from bandjax._geometry import ConvGeometry as ConvGeometry

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from bandjax import _cost, _native, _sharding
+from bandjax import _cost, _native, _native_product, _native_transform, _sharding
 from bandjax._band import Band, check_band
 from bandjax._dense import Dense, convolve
 from bandjax._geometry import ConvGeometry, PaddingLike, conv_geometry
 from bandjax._multiply import Product, multiply_sum
-from bandjax._native import Native, NativeProduct
+from bandjax._native_product import NativeProduct
+from bandjax._native_transform import Native
+from bandjax._quantise import Quantised, quantise
 from bandjax._transform import (
     Precision,
     Samples,
@@ -33,9 +35,10 @@ from bandjax._transform import (
 Kept: TypeAlias = Spectrum | jax.Array  # the input's spectrum, or the input
 
 SPECTRUM_NAME = "bandjax_spectrum"
+FILTER_NAME = "bandjax_filter_spectrum"
 METHODS = ("auto", "fft", "dft", "direct")
 IMPLEMENTATIONS = (None, "xla", "native")
-RESIDUAL_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
+RESIDUAL_DTYPES = tuple(map(jnp.dtype, ("int8", "bfloat16", "float16", "float32", "float64")))
 
 
 def band_conv(
@@ -52,6 +55,7 @@ def band_conv(
     method: str = "auto",
     implementation: str | None = None,
     residual_dtype: jax.typing.DTypeLike | None = None,
+    recompute_filter: bool = True,
     precision: Precision = None,
     out_sharding: Any = None,
 ) -> jax.Array:
@@ -90,8 +94,12 @@ def band_conv(
         from shapes, band and platform.
       implementation: ``"native"`` computes method "dft" by the native kernels, ``"xla"`` any method
         in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
-      residual_dtype: floating type in which the spectrum is kept; the forward pass continues from
-        the rounded values. By default the input's own type.
+      residual_dtype: type in which the spectrum is kept; the forward pass continues from the
+        rounded values. By default the input's own type. ``jnp.int8`` keeps 8 bits of each number,
+        with a scale for each frequency and one for each channel; it has first derivatives alone.
+      recompute_filter: whether the backward pass derives the filter's spectrum anew from the
+        kernel. If not, methods "fft" and "dft" in plain JAX keep it beside the input's, named
+        ``"bandjax_filter_spectrum"``; the native kernels and "direct" never hold it.
       precision: of the matrix products and convolutions, as in ``jax.lax``.
       out_sharding: of the result, on a mesh with explicit axes; by default that of the batch of
         ``x`` and of the output channels of ``kernel``.
@@ -125,7 +133,7 @@ def band_conv(
     """
     _check_arrays(x, kernel)
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    check_options(band, method, implementation, residual_dtype)
+    check_options(band, method, implementation, residual_dtype, recompute_filter)
     geometry = conv_geometry(
         x.shape,
         kernel.shape,
@@ -138,9 +146,11 @@ def band_conv(
         grid=grid,
     )
     rank = len(geometry.axes)
+    if implementation is None and not recompute_filter:
+        implementation = "xla"  # The kernels make the filter's spectrum tile by tile.
     method, native = _choose(geometry, method, implementation, x.dtype)
     kept_dtype = x.dtype if residual_dtype is None else jnp.dtype(residual_dtype)
-    how = _How(geometry, method, native, kept_dtype, precision)
+    how = _How(geometry, method, native, kept_dtype, recompute_filter, precision)
     operator = functools.partial(_batched_conv, how, padding == "REFLECT", rank)
     return _sharding.call(operator, x, kernel, rank, out_sharding)
 
@@ -209,6 +219,7 @@ class _How:
       method: "fft", "dft" or "direct".
       native: whether native kernels compute it ("dft" alone).
       residual_dtype: type in which the spectrum is kept.
+      recompute_filter: whether the backward pass derives the filter's spectrum anew.
       precision: of the matrix products.
     """
 
@@ -216,6 +227,7 @@ class _How:
     method: str
     native: bool
     residual_dtype: np.dtype[Any]
+    recompute_filter: bool
     precision: Precision
 
     def samples(self, points: tuple[range, ...], *, inverse: bool = False) -> Samples:
@@ -255,6 +267,10 @@ class _How:
         return math.prod(self.geometry.grid) if overflows else 1
 
     @property
+    def keeps_filter(self) -> bool:
+        return not self.recompute_filter and self.method != "direct"
+
+    @property
     def transform(self) -> Transform:
         if self.method == "direct":
             return Transform(_cost.transform_of_projection(self.geometry), self.precision)
@@ -284,22 +300,36 @@ def _conv(how: _How, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _conv_fwd(how: _How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    kept = jax.tree.map(lambda a: checkpoint_name(a, SPECTRUM_NAME), _keep(how, x))
-    y = _conv_kept(how, _restore(how, kept, kernel.dtype), kernel, x.dtype)
-    return y, (kept, kernel)
+    kept = _named(_keep(how, x), SPECTRUM_NAME)
+    restored = _restore(how, kept, kernel.dtype)
+    if how.keeps_filter:
+        filter_spectrum = _named(_filter_spectrum(how, kernel), FILTER_NAME)
+        y = _conv_spectra(how, restored, filter_spectrum)
+        return y, (kept, kernel, filter_spectrum)
+    return _conv_kept(how, restored, kernel, x.dtype), (kept, kernel)
 
 
 def _conv_bwd(how: _How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    kept, kernel = residuals
+    kept, kernel, *filter_spectrum = residuals
     restored = _restore(how, kept, kernel.dtype)
     if how.native:
         return _native_bwd(how, restored, kernel, ct)
-    # The operator is linear in what was kept, so its vjp needs no value but the two residuals.
-    _, pull_back = jax.vjp(
-        lambda kept, kernel: _conv_kept(how, kept, kernel, ct.dtype), restored, kernel
-    )
-    ct_kept, ct_kernel = pull_back(ct)
+    # The operator is linear in what was kept and in the filter, so that its vjp needs no value but
+    # the residuals.
+    if how.keeps_filter:
+        _, pull_back = jax.vjp(functools.partial(_conv_spectra, how), restored, *filter_spectrum)
+        ct_kept, ct_filter = pull_back(ct)
+        (ct_kernel,) = jax.vjp(functools.partial(_filter_spectrum, how), kernel)[1](ct_filter)
+    else:
+        _, pull_back = jax.vjp(
+            lambda kept, kernel: _conv_kept(how, kept, kernel, ct.dtype), restored, kernel
+        )
+        ct_kept, ct_kernel = pull_back(ct)
     return _keep_transposed(how, ct_kept), ct_kernel
+
+
+def _named(tree: Any, name: str) -> Any:
+    return jax.tree.map(lambda a: checkpoint_name(a, name), tree)
 
 
 def _native_bwd(
@@ -308,31 +338,35 @@ def _native_bwd(
     """The gradients step by step, so that none is rounded to the type of what was kept."""
     spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
     transform = how.native_transform(how.output_samples, ct.dtype, kernel.dtype)
-    ct_spectrum = _native.analysis(transform, ct)
-    ct_kernel = _native.filter_product(how.native_product, spectrum, ct_spectrum)
-    ct_kept = _native.input_product(how.native_product, ct_spectrum, kernel)
+    ct_spectrum = _native_transform.analysis(transform, ct)
+    ct_kernel = _native_product.filter_product(how.native_product, spectrum, ct_spectrum)
+    ct_kept = _native_product.input_product(how.native_product, ct_spectrum, kernel)
     transform = how.native_transform(how.input_samples, ct.dtype, kernel.dtype)
-    return _native.synthesis(transform, ct_kept), ct_kernel
+    return _native_transform.synthesis(transform, ct_kept), ct_kernel
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _keep(how: _How, x: jax.Array) -> Kept:
+def _keep(how: _How, x: jax.Array) -> Kept | Quantised:
     """Returns what the backward pass keeps of ``x``: its spectrum, or itself if that is less."""
     kept = x if how.geometry.keeps_input else _analyse(how, x)
+    if how.residual_dtype == jnp.int8:
+        return quantise(jax.tree.map(lambda a: a.astype(_compute_dtype(x.dtype)), kept))
     if how.kept_scale != 1:
         kept = jax.tree.map(lambda a: a / how.kept_scale, kept)
     return jax.tree.map(lambda a: a.astype(how.residual_dtype), kept)
 
 
-def _restore(how: _How, kept: Kept, dtype: jax.typing.DTypeLike) -> Kept:
+def _restore(how: _How, kept: Kept | Quantised, dtype: np.dtype[Any]) -> Kept:
+    if isinstance(kept, Quantised):
+        return kept.restored(dtype)
     if how.native and how.residual_dtype == jnp.bfloat16 and dtype != jnp.float64:
         return kept  # The native kernels read it as it is.
-    kept = jax.tree.map(lambda a: a.astype(dtype), kept)
+    restored: Kept = jax.tree.map(lambda a: a.astype(dtype), kept)
     if how.kept_scale != 1:
-        kept = jax.tree.map(lambda a: a * how.kept_scale, kept)
-    return kept
+        restored = jax.tree.map(lambda a: a * how.kept_scale, restored)
+    return restored
 
 
 def _keep_transposed(how: _How, ct: Kept) -> jax.Array:
@@ -351,10 +385,19 @@ def _conv_kept(how: _How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DType
         return _direct(how, kept, kernel)
     spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
     if how.native:
-        output_spectrum = _native.multiply_sum(how.native_product, spectrum, kernel)
+        output_spectrum = _native_product.multiply_sum(how.native_product, spectrum, kernel)
         transform = how.native_transform(how.output_samples, jnp.dtype(dtype), kernel.dtype)
-        return _native.synthesis(transform, output_spectrum)
-    filter_spectrum = to_spectrum(how.transform, how.kernel_samples, kernel)
+        return _native_transform.synthesis(transform, output_spectrum)
+    return _conv_spectra(how, spectrum, _filter_spectrum(how, kernel))
+
+
+def _filter_spectrum(how: _How, kernel: jax.Array) -> Spectrum:
+    return to_spectrum(how.transform, how.kernel_samples, kernel)
+
+
+def _conv_spectra(how: _How, kept: Kept, filter_spectrum: Spectrum) -> jax.Array:
+    """:func:`_conv_kept` by the methods that hold the filter's spectrum."""
+    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
     output_spectrum = multiply_sum(how.product, spectrum, filter_spectrum)
     return _batch_first(from_spectrum(how.transform, how.output_samples, output_spectrum))
 
@@ -396,7 +439,9 @@ def _analyse(how: _How, x: jax.Array) -> Spectrum:
         dtype = _compute_dtype(x.dtype)
         if how.residual_dtype == jnp.bfloat16 and not how.geometry.keeps_input:
             dtype = dtype if dtype == jnp.float64 else how.residual_dtype
-        return _native.analysis(how.native_transform(how.input_samples, x.dtype, dtype), x)
+        return _native_transform.analysis(
+            how.native_transform(how.input_samples, x.dtype, dtype), x
+        )
     return to_spectrum(how.transform, how.input_samples, jnp.moveaxis(x, 0, -2))
 
 
@@ -419,7 +464,11 @@ def _check_arrays(x: Any, kernel: Any) -> None:
 
 
 def check_options(
-    band: Any, method: Any, implementation: Any, residual_dtype: jax.typing.DTypeLike | None
+    band: Any,
+    method: Any,
+    implementation: Any,
+    residual_dtype: jax.typing.DTypeLike | None,
+    recompute_filter: Any,
 ) -> None:
     """Raises TypeError or ValueError for options that no input could go with."""
     check_band(band)
@@ -427,6 +476,13 @@ def check_options(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be None, 'xla' or 'native', got {implementation!r}")
+    if not isinstance(recompute_filter, bool):
+        raise TypeError(f"recompute_filter must be True or False, got {recompute_filter!r}")
+    if implementation == "native" and not recompute_filter:
+        raise ValueError(
+            "recompute_filter=False needs implementation None or 'xla': the native kernels never "
+            "hold the filter's spectrum, got implementation='native'"
+        )
     if residual_dtype is None:
         return
     try:

@@ -27,9 +27,16 @@ class ConvGeneralDilated:
     method: str
     implementation: str | None
     residual_dtype: Any
+    recompute_filter: bool
 
     def __post_init__(self) -> None:
-        check_options(self.band, self.method, self.implementation, self.residual_dtype)
+        check_options(
+            self.band,
+            self.method,
+            self.implementation,
+            self.residual_dtype,
+            self.recompute_filter,
+        )
 
     def __call__(
         self,
@@ -81,6 +88,7 @@ class ConvGeneralDilated:
             method=self.method,
             implementation=self.implementation,
             residual_dtype=kept_dtype,
+            recompute_filter=self.recompute_filter,
             precision=precision,
             out_sharding=out_sharding,
         )
@@ -98,6 +106,7 @@ def conv_general_dilated(
     method: str = "auto",
     implementation: str | None = None,
     residual_dtype: jax.typing.DTypeLike | None = None,
+    recompute_filter: bool = True,
 ) -> ConvGeneralDilated:
     """Returns a convolution for the ``conv_general_dilated=`` argument of Flax's own layers.
 
@@ -106,7 +115,8 @@ def conv_general_dilated(
     band another operator than the periodic one. Use ``BandConv`` for such layers.
 
     Args:
-      band, grid, method, implementation, residual_dtype: see :func:`bandjax.band_conv`.
+      band, grid, method, implementation, residual_dtype, recompute_filter: see
+        :func:`bandjax.band_conv`.
 
     Returns:
       A frozen, hashable callable with the signature of ``jax.lax.conv_general_dilated``.
@@ -123,7 +133,7 @@ def conv_general_dilated(
     """
     grid = tuple(grid) if isinstance(grid, Sequence) else grid
     dtype = None if residual_dtype is None else _as_dtype(residual_dtype)
-    return ConvGeneralDilated(band, grid, method, implementation, dtype)
+    return ConvGeneralDilated(band, grid, method, implementation, dtype, recompute_filter)
 
 
 def _as_dtype(dtype: Any) -> Any:

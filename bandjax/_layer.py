@@ -56,6 +56,7 @@ def hook(layer: Any) -> ConvGeneralDilated:
         method=layer.method,
         implementation=layer.implementation,
         residual_dtype=layer.residual_dtype,
+        recompute_filter=layer.recompute_filter,
     )
 
 

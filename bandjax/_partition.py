@@ -25,6 +25,7 @@ def partitioned(
     shared: Sequence[str],
     summed: Sequence[str] = (),
     batching: Batching,
+    mapped: Callable[[list[bool]], bool] = lambda batched: True,
 ) -> Operation:
     """Returns ``local`` with rules for sharding and for ``vmap``.
 
@@ -35,6 +36,7 @@ def partitioned(
       summed: those of ``shared`` that are not in the result: each device has a part of the sum.
       batching: the results, mapped axis in front, of ``(local, axis_size, in_batched, operands)``;
         called with the partitioned operation.
+      mapped: whether the results have that axis, of ``in_batched``.
     """
     operands, results = ([part.split() for part in side.split(",")] for side in rule.split("->"))
     names = list(dict.fromkeys(name for axes in operands + results for name in axes))
@@ -89,7 +91,7 @@ def partitioned(
         reduction_factors=tuple(summed),
     )
     # Under shard_map each device has its share already.
-    everywhere, alone = _with_batching(spread, batching), _with_batching(local, batching)
+    everywhere, alone = (_with_batching(f, batching, mapped) for f in (spread, local))
 
     def call(*args: jax.Array) -> Arrays:
         varying = jax.typeof(args[0]).manual_axis_type.varying
@@ -98,12 +100,14 @@ def partitioned(
     return call
 
 
-def _with_batching(f: Operation, batching: Batching) -> Operation:
+def _with_batching(
+    f: Operation, batching: Batching, mapped: Callable[[list[bool]], bool]
+) -> Operation:
     batched = jax.custom_batching.custom_vmap(f)
 
     @batched.def_vmap
     def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[Arrays, Any]:
         out = batching(batched, axis_size, list(in_batched), args)
-        return out, tuple(True for _ in out)
+        return out, tuple(mapped(list(in_batched)) for _ in out)
 
     return batched

@@ -35,11 +35,11 @@ def call(
 
 
 def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    axes_x, axes_kernel = _varying_axes(x), _varying_axes(kernel)
+    axes_x, axes_kernel = varying_axes(x), varying_axes(kernel)
     return _cast(x, axes_kernel - axes_x), _cast(kernel, axes_x - axes_kernel)
 
 
-def _varying_axes(array: jax.Array) -> frozenset[str]:
+def varying_axes(array: jax.Array) -> frozenset[str]:
     return jax.typeof(array).manual_axis_type.varying
 
 

@@ -25,7 +25,7 @@ class BandConv(nn.Conv):
         layer on a grid of one period. ``conv_general_dilated`` is not to be set.
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.linen.Conv``.
-      grid, method, implementation, residual_dtype: see :func:`bandjax.band_conv`.
+      grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
 
     Raises:
       TypeError: ``conv_general_dilated`` is given, or an argument has the wrong type.
@@ -43,6 +43,7 @@ class BandConv(nn.Conv):
     method: str = "auto"
     implementation: str | None = None
     residual_dtype: jax.typing.DTypeLike | None = None
+    recompute_filter: bool = True
 
     def __post_init__(self) -> None:
         if self.conv_general_dilated is not None or self.conv_general_dilated_cls is not None:

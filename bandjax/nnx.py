@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,9 +11,10 @@ from flax import nnx
 
 from bandjax import _layer
 from bandjax._band import Band
+from bandjax._checkpoint import checkpoint, save_spectra
 from bandjax._geometry import ConvGeometry, check_groups
 
-__all__ = ["BandConv"]
+__all__ = ["BandConv", "remat"]
 
 
 class BandConv(nnx.Conv):
@@ -25,7 +27,7 @@ class BandConv(nnx.Conv):
       in_features, out_features, kernel_size, strides, rngs: as in ``flax.nnx.Conv``.
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.nnx.Conv``.
-      grid, method, implementation, residual_dtype: see :func:`bandjax.band_conv`.
+      grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
       **conv: the further arguments of ``flax.nnx.Conv``, ``conv_general_dilated`` excepted.
         ``CIRCULAR`` padding makes a periodic layer on a grid of one period.
 
@@ -51,6 +53,7 @@ class BandConv(nnx.Conv):
         method: str = "auto",
         implementation: str | None = None,
         residual_dtype: jax.typing.DTypeLike | None = None,
+        recompute_filter: bool = True,
         rngs: nnx.Rngs,
         **conv: Any,
     ) -> None:
@@ -65,6 +68,7 @@ class BandConv(nnx.Conv):
         self.method = method
         self.implementation = implementation
         self.residual_dtype = residual_dtype
+        self.recompute_filter = recompute_filter
         _layer.hook(self)  # Raises now what would raise in the first call.
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
@@ -78,3 +82,47 @@ class BandConv(nnx.Conv):
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``."""
         return _layer.geometry(self, tuple(input_shape), self.kernel_shape)
+
+
+def remat(f: Callable[..., Any], policy: Callable[..., bool] = save_spectra) -> Callable[..., Any]:
+    """:func:`bandjax.checkpoint` for a function of a module.
+
+    What the call changes in the module (batch statistics, random streams) it changes once, and
+    recomputation starts from the state as it was.
+
+    Args:
+      f: called as ``f(module, *args)``, a method of a class for instance; ``args`` are pytrees of
+        arrays.
+      policy: tells what is kept, by default the spectra alone.
+
+    Returns:
+      A function with the same arguments and result.
+
+    Example:
+      >>> class Block(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.conv = BandConv(4, 4, (3, 3), band=Compression(0.5), rngs=rngs)
+      ...         self.norm = nnx.BatchNorm(4, rngs=rngs)
+      ...
+      ...     @remat
+      ...     def __call__(self, x):
+      ...         return nnx.relu(self.norm(self.conv(x)))
+      >>> Block(nnx.Rngs(0))(jnp.ones((2, 9, 9, 4))).shape
+      (2, 9, 9, 4)
+    """
+
+    @functools.wraps(f)
+    def call(module: nnx.Module, *args: Any) -> Any:
+        graph, parameters, *rest = nnx.split(module, nnx.Param, ...)
+
+        def pure(parameters: Any, rest: Any, *args: Any) -> Any:
+            # A copy: the caller's arrays are not to be written from within.
+            inner = nnx.merge(graph, parameters, *rest, copy=True)
+            out = f(inner, *args)
+            return out, nnx.state(inner, nnx.Not(nnx.Param))
+
+        out, changed = checkpoint(pure, policy)(parameters, rest, *args)
+        nnx.update(module, changed)
+        return out
+
+    return call

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from experiments.errors import UserError
 
 Method = Literal["auto", "fft", "dft", "direct"]
+ResidualDtype = Literal["float32", "bfloat16", "int8"]
+Remat = Literal["none", "spectra"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "plateau"]
 
@@ -22,6 +24,8 @@ class Settings:
         data: a name that ``experiments.data.load`` knows.
         limit: train on the first so many examples; None for all.
         method: how bandjax computes the convolutions.
+        residual_dtype: type in which the spectra are kept for the backward pass.
+        remat: ``spectra`` keeps them alone, and recomputes all else; ``none`` keeps everything.
         epochs: passes over the training examples.
         batch_size: examples in a step.
         learning_rate: the first step's learning rate.
@@ -38,6 +42,8 @@ class Settings:
     data: str
     limit: int | None = None
     method: Method = "auto"
+    residual_dtype: ResidualDtype = "float32"
+    remat: Remat = "none"
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 1e-3

@@ -118,7 +118,10 @@ class Trainer:
             examples.classes,
             band=band,
             method=settings.method,
+            residual_dtype=settings.residual_dtype,
         )
+        remat = settings.remat == "spectra"
+        self._loss = bandjax.checkpoint(self._loss_of) if remat else self._loss_of
         self._optimizer = _optimizer(settings, self._steps)
         model = self.model()
         try:
@@ -191,7 +194,9 @@ class Trainer:
         batch = self.examples.x[:size], self.examples.y[:size]
         return saved_bytes(lambda p, *rest: self._loss(p, *rest)[0], params, stats, *batch)
 
-    def _loss(self, params: Any, stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
+    def _loss_of(
+        self, params: Any, stats: Any, x: jax.Array, y: jax.Array
+    ) -> tuple[jax.Array, Any]:
         # Batch norm writes its statistics, which must not be those of the caller: copy.
         model = nnx.merge(self._training_graph, params, stats, copy=True)
         logits = model(x)

@@ -24,7 +24,15 @@ from rich.console import Console
 from experiments import data, report
 from experiments.bands import parse_band
 from experiments.command import parse_options
-from experiments.config import Method, Optimizer, Schedule, Settings, settings_for
+from experiments.config import (
+    Method,
+    Optimizer,
+    Remat,
+    ResidualDtype,
+    Schedule,
+    Settings,
+    settings_for,
+)
 from experiments.errors import UserError
 from experiments.loop import Epoch, Trainer, place
 from experiments.models import MODELS
@@ -62,6 +70,12 @@ class Options:
     layer's half spectrum) or modes=U[,U..] (keep frequencies up to U, per spatial axis)."""
     method: Method = "auto"
     """How the convolutions are computed; auto chooses by cost."""
+    residual_dtype: ResidualDtype = "float32"
+    """Type in which the convolutions keep spectra for the backward pass; the narrower, the less
+    memory."""
+    remat: Remat = "none"
+    """spectra: keep nothing but the spectra for the backward pass, and recompute the rest from
+    them; none: keep everything."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run per band for each: seeds the initial parameters and the order of the examples."""
     epochs: _Integer = None

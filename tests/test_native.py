@@ -20,7 +20,7 @@ import pytest
 from calls import HERE, chosen, export_checks, native, quick_jit
 
 import bandjax
-from bandjax import _extension, _native
+from bandjax import _extension, _native, _native_product, _native_transform
 
 HALF = bandjax.Compression(0.5)
 # The type of samples and spectra, that of sums, and the relative error.
@@ -168,7 +168,7 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
 
     out = shape(k0, k1, n, groups * o, dtype=summed)
     back = shape(k0, k1, n, groups * c, dtype=summed)
-    workspace = _native.filter_workspace(
+    workspace = _native_product.filter_workspace(
         "cpu", x_re.shape, groups * o, groups, (t0, t1), np.dtype(summed)
     )
     results = [
@@ -324,7 +324,7 @@ def test_products_that_do_not_fit(change, result, groups):
 def test_a_workspace_that_is_too_small():
     x, y = (jnp.ones((3, 2, 2, c), jnp.float32) for c in (4, 6))
     tables = (jnp.ones(OUTER, jnp.float32), jnp.ones(INNER, jnp.float32))
-    needed = _native.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
+    needed = _native_product.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
     chunks = needed.size // (4 * int(np.prod(TAPS)))
     assert chunks > 1
     results = [shape(*TAPS, dtype=jnp.float32), shape(needed.size - 1, dtype=jnp.uint8)]
@@ -395,7 +395,12 @@ def test_float32_at_the_sizes_of_networks(x_shape, kernel_shape, band, arguments
 @pytest.fixture
 def twins():
     """A way to call a function with the kernels' equals in XLA in the kernels' place."""
-    caches = [value for value in vars(_native).values() if hasattr(value, "cache_clear")]
+    caches = [
+        value
+        for module in (_native_product, _native_transform)
+        for value in vars(module).values()
+        if hasattr(value, "cache_clear")
+    ]
 
     def by_twins(f, *args):
         with pytest.MonkeyPatch.context() as patch:

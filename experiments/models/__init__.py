@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from flax import nnx
 
 import bandjax
@@ -22,6 +23,7 @@ def build(
     *,
     band: bandjax.Band,
     method: str = "auto",
+    residual_dtype: str = "float32",
     seed: int = 0,
 ) -> nnx.Module:
     """Build a network, in inference mode, for examples of a given shape.
@@ -32,6 +34,7 @@ def build(
         classes: number of outputs.
         band: the band of every convolution; None is the dense network.
         method: how bandjax computes the convolutions.
+        residual_dtype: type in which the convolutions keep spectra for the backward pass.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:
@@ -43,5 +46,8 @@ def build(
         model = MODELS[name](example_shape, classes, band=band, method=method, rngs=nnx.Rngs(seed))
     except ValueError as error:
         raise UserError(f"model {name} on examples {example_shape}: {error}") from error
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, bandjax.BandConv):
+            layer.residual_dtype = jnp.dtype(residual_dtype)
     model.eval()
     return model

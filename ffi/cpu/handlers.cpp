@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <initializer_list>
 #include <new>
@@ -222,6 +223,19 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
   return Call(ChosenKernels().filter_product, args, threads);
 }
 
+// Hands `x` on once `after` is there. XLA cannot look inside: it neither merges what is computed of
+// the result with the same of `x`, nor begins it early. Where XLA honours the alias, both are one
+// buffer.
+ffi::Error Hold(ffi::AnyBuffer x, ffi::AnyBuffer, ffi::Result<ffi::AnyBuffer> held) {
+  if (held->element_type() != x.element_type() || held->size_bytes() != x.size_bytes()) {
+    return Invalid("what is held must keep its type and size");
+  }
+  if (held->untyped_data() != x.untyped_data()) {
+    std::memcpy(held->untyped_data(), x.untyped_data(), x.size_bytes());
+  }
+  return ffi::Error::Success();
+}
+
 using Buffer = ffi::AnyBuffer;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuAnalysis, Analysis,
@@ -274,6 +288,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuFilterProduct, FilterProduct,
                                   .Ret<Buffer>()
                                   .Ret<Buffer>()
                                   .Attr<int64_t>("groups"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
+                              ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>());
 
 }  // namespace
 
@@ -282,7 +298,8 @@ std::vector<Handler> CpuHandlers() {
           {"bandjax_synthesis", BandjaxCpuSynthesis},
           {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
           {"bandjax_input_product", BandjaxCpuInputProduct},
-          {"bandjax_filter_product", BandjaxCpuFilterProduct}};
+          {"bandjax_filter_product", BandjaxCpuFilterProduct},
+          {"bandjax_hold", BandjaxCpuHold}};
 }
 
 }  // namespace bandjax
