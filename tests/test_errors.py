@@ -264,6 +264,12 @@ OPTIONS = [
     ({"implementation": "cudnn"}, ValueError, ("implementation must be", "cudnn")),
     ({"residual_dtype": jnp.int32}, ValueError, ("residual_dtype must be", "int32")),
     ({"residual_dtype": "spectrum"}, TypeError, ("residual_dtype must be", "spectrum")),
+    ({"recompute_filter": 0}, TypeError, ("recompute_filter must be True or False", "got 0")),
+    (
+        {"recompute_filter": False, "implementation": "native"},
+        ValueError,
+        ("recompute_filter=False", "implementation None or 'xla'", "got", "'native'"),
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import METHODS, band_of, chosen, convolution, quick_jit
+from flax import nnx
 from jax.ad_checkpoint import print_saved_residuals
 
 import bandjax
@@ -92,9 +93,11 @@ def test_every_one_is_an_argument_or_bears_the_name(band, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("dtype", "share"), [(None, 0.60), (jnp.bfloat16, 0.30)])
+@pytest.mark.parametrize(
+    ("dtype", "share"), [(None, 0.60), (jnp.bfloat16, 0.30), (jnp.int8, 0.25 * 0.60 * 1.05)]
+)
 def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
-    x, kernel = data()
+    x, kernel = data((16, 32, 32, 6))
 
     def f(x, kernel):
         band = bandjax.Compression(0.5)
@@ -144,11 +147,16 @@ def test_backward_does_not_need_the_input(method, jitted):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    # bfloat16 has eight significant bits, int8 steps of 1/127 of the largest number nearby.
+    ("kept", "rounding"),
+    [(jnp.bfloat16, 2.0**-7), (jnp.int8, 2.0**-5)],
+)
 @pytest.mark.parametrize("band", [None, bandjax.Modes(3, 2)], ids=str)
-def test_forward_goes_on_from_the_rounded_spectrum(band, method):
+def test_forward_goes_on_from_the_rounded_spectrum(band, kept, rounding, method):
     x, kernel = data((2, 8, 7, 3), 4, dtype=np.float64)
 
-    def f(x, kernel, dtype=jnp.bfloat16):
+    def f(x, kernel, dtype=kept):
         return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=dtype)
 
     @quick_jit
@@ -157,8 +165,8 @@ def test_forward_goes_on_from_the_rounded_spectrum(band, method):
         return f(x, kernel, None), f(x, kernel), y, back(y)[1]
 
     exact, alone, y, dkernel = run(x, kernel)
-    # bfloat16 has eight significant bits, so that its rounding shows and is no more than rounding.
-    assert 1e-4 < oracle.relative_gap(alone, exact) < 2.0**-7
+    # The rounding shows, and is no more than rounding.
+    assert 1e-4 < oracle.relative_gap(alone, exact) < rounding
     assert oracle.gap(alone, y) <= 1e-12
     # y is linear in the kernel: with the same spectrum in both directions <w, dw> is <y, y>.
     assert np.vdot(kernel, dkernel) == pytest.approx(np.vdot(y, y), rel=1e-12)
@@ -186,6 +194,166 @@ def test_a_spectrum_beyond_the_range_of_float16_does_not_overflow(method):
     # Eleven significant bits.
     assert oracle.relative_gap(y, exact) <= 2.0**-10
     assert np.all(np.isfinite(grads[0]))
+
+
+# ------------------------------------------------------------------------------------- eight bits
+
+
+def images(shape=(8, 16, 16, 5)):
+    """Smooth maps of unlike channels: strong low frequencies, and one channel a hundredth."""
+    rng = np.random.default_rng(9)
+    x = np.cumsum(np.cumsum(rng.normal(size=shape), 1), 2)
+    x = np.maximum(x / x.std(), 0) * 10.0 ** -np.arange(shape[-1] % 3 + 1).repeat(3)[: shape[-1]]
+    return x.astype(np.float32), rng.normal(size=(3, 3, shape[-1], 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize("example", [data, images])
+def test_error_of_eight_bits(example, band, method):
+    x, kernel = example((8, 16, 16, 5))
+    g = np.random.default_rng(2).normal(size=(8, 16, 16, kernel.shape[-1])).astype(np.float32)
+
+    def run(x, kernel, dtype):
+        y, back = jax.vjp(
+            lambda *args: bandjax.band_conv(*args, band, **chosen(method), residual_dtype=dtype),
+            x,
+            kernel,
+        )
+        return y, *back(g)
+
+    exact, rounded = quick_jit(lambda *args: (run(*args, None), run(*args, jnp.int8)))(x, kernel)
+    for wanted, actual in zip(exact, rounded, strict=True):
+        assert np.linalg.norm(actual - wanted) <= 0.03 * np.linalg.norm(wanted)
+    # The gradient of the input needs nothing that was rounded.
+    assert oracle.relative_gap(rounded[1], exact[1]) <= 1e-5
+    # No channel is lost: each kernel's gradient by itself.
+    for channel in range(x.shape[-1]):
+        wanted, actual = (dkernel[:, :, channel] for (_, _, dkernel) in (exact, rounded))
+        assert np.linalg.norm(actual - wanted) <= 0.1 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+def test_eight_bits_are_used_to_the_full(band, method):
+    x, kernel = images()
+
+    def f(x, kernel):
+        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=jnp.int8)
+
+    values = [leaf for leaf in residuals(f, x, kernel) if leaf.dtype == jnp.int8]
+    largest = np.max([np.abs(np.asarray(v, np.int32)) for v in values], axis=0)
+    if band is not None:  # each frequency has a scale of its own
+        largest = largest.max((-1, -2))
+    assert np.max(largest) == 127
+    assert band is None or np.min(largest) == 127
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+def test_eight_bits_of_zeros_and_of_what_is_no_number(band, method):
+    x, kernel = data((2, 8, 8, 3))
+
+    @quick_jit
+    def f(x):
+        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=jnp.int8)
+
+    assert np.array_equal(f(np.zeros_like(x)), np.zeros((2, 8, 8, 8)))
+    for value in (np.nan, np.inf):
+        broken = x.copy()
+        broken[0, 3, 4, 1] = value
+        assert not np.any(np.isfinite(f(broken)[0, 3, 4]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_bits_have_no_second_derivative(method):
+    x, kernel = data((1, 6, 6, 2), 2)
+
+    def loss(x, kernel):
+        y = bandjax.band_conv(
+            x, kernel, bandjax.Modes(2, 2), **chosen(method), residual_dtype=jnp.int8
+        )
+        return jnp.sum(y**2)
+
+    def slope(x, kernel):
+        return jnp.sum(jax.grad(loss, 1)(x, kernel) ** 2)
+
+    with pytest.raises(NotImplementedError, match="int8 has first derivatives alone"):
+        jax.grad(slope)(x, kernel)
+
+
+# ------------------------------------------------------------------------------------- the filter
+
+
+@pytest.mark.parametrize("method", ["fft", "dft", "direct"])
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+def test_the_filter_s_spectrum_is_kept_where_asked_for(band, method):
+    x, kernel = data((2, 12, 9, 4), 5)
+    options = chosen(method)
+
+    def f(x, kernel, *, again):
+        return bandjax.band_conv(x, kernel, band, **options, recompute_filter=again)
+
+    def run(again):
+        y, back = jax.vjp(lambda *args: f(*args, again=again), x, kernel)
+        return y, *back(jnp.sin(y)), jax.tree.leaves(back)
+
+    *expected, derived = quick_jit(lambda: run(True))()
+    *actual, kept = quick_jit(lambda: run(False))()
+    for value, wanted in zip(actual, expected, strict=True):
+        assert oracle.relative_gap(value, wanted) <= 1e-5
+    geometry = bandjax.conv_geometry(x.shape, kernel.shape, band)
+    reals = sum(leaf.size for leaf in kept) - sum(leaf.size for leaf in derived)
+    parts = 0 if method == "direct" else 2 * geometry.kept * 4 * 5
+    # The product may hold of the two columns that are real on their own one half.
+    assert 0.8 * parts <= reals <= parts
+    if method != "direct":
+        lines = printed(lambda x, kernel: f(x, kernel, again=False), x, kernel)
+        assert any("bandjax_filter_spectrum" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "options", [{"residual_dtype": jnp.int8}, {"recompute_filter": False}], ids=str
+)
+def test_layers_pass_on_what_they_are_to_keep(options):
+    x, kernel = data((2, 12, 9, 4), 5)
+    options = {"band": bandjax.Compression(0.5), "method": "fft", **options}
+    layer = bandjax.nnx.BandConv(4, 5, (3, 3), use_bias=False, **options, rngs=nnx.Rngs(0))
+    graph, _ = nnx.split(layer)
+    linen = bandjax.linen.BandConv(5, (3, 3), use_bias=False, **options)
+    hook = bandjax.conv_general_dilated(**options)
+
+    def kept(f):
+        leaves = residuals(f, x, kernel)
+        return sorted((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+    wanted = kept(lambda x, kernel: bandjax.band_conv(x, kernel, **options))
+    state = nnx.state(layer)
+    assert wanted == kept(lambda x, w: linen.apply({"params": {"kernel": w}}, x))
+    assert wanted == kept(
+        lambda x, w: nnx.merge(graph, jax.tree.map(lambda _: w, state))(jnp.asarray(x))
+    )
+    numbers = ("NHWC", "HWIO", "NHWC")
+    assert wanted == kept(lambda x, w: hook(x, w, (1, 1), "SAME", dimension_numbers=numbers))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", ["fft", "dft"])
+def test_second_derivatives_with_the_filter_kept(method):
+    x, kernel = data((1, 6, 5, 2), 2, dtype=np.float64)
+
+    def slope(again):
+        def loss(x, kernel):
+            y = bandjax.band_conv(
+                x, kernel, bandjax.Modes(2, 2), **chosen(method), recompute_filter=again
+            )
+            return jnp.sum(y**3)
+
+        return jax.grad(lambda *args: jnp.sum(jax.grad(loss, 1)(*args) ** 2), (0, 1))
+
+    both = quick_jit(lambda *args: (slope(True)(*args), slope(False)(*args)))(x, kernel)
+    for wanted, actual in zip(*both, strict=True):
+        assert oracle.relative_gap(actual, wanted) <= 1e-12
 
 
 # ------------------------------------------------------------------------------------ checkpoints
@@ -230,7 +398,7 @@ def recomputed(f, *args) -> list[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
 @pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
 def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
@@ -241,17 +409,22 @@ def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, meth
     assert [n for n in lines if NAME not in n and "from the argument" not in n] == []
     named = [line for line in lines if NAME in line]
     assert named
-    if residual_dtype is not None:
+    scales = 0
+    if residual_dtype == jnp.int8:
+        scales = 2
+        assert [line.startswith("i8") for line in named].count(False) == scales
+    elif residual_dtype is not None:
         assert all(line.startswith("bf16") for line in named)
-    reals = sum(
+    sizes = sorted(
         math.prod(map(int, re.match(r"\w+\[([\d,]*)\]", line)[1].split(","))) for line in named
     )
+    reals = sum(sizes[scales:])
     geometry = bandjax.conv_geometry(x.shape, kernel.shape, band)
     assert reals <= min(x.size, 2 * geometry.kept * 2 * 4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
 @pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
 def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
@@ -264,7 +437,7 @@ def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
 def test_a_checkpoint_changes_no_gradient(residual_dtype, method):
     x, kernel = data((2, 8, 9, 3), 4, dtype=np.float64)
     f = block(bandjax.Modes(2, 3), method, residual_dtype)

@@ -329,6 +329,23 @@ def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     assert "0 pass, 0 fail" in capsys.readouterr().out
 
 
+def test_a_peer_that_fails_when_it_is_called_is_left_out(monkeypatch):
+    def fail():
+        raise jax.errors.JaxRuntimeError("INTERNAL: this convolution\nfailed")
+
+    def dense(*args):
+        first, *others = layers_dense(*args)
+        return [dataclasses.replace(first, call=fail), *others]
+
+    layers_dense = layers.dense
+    monkeypatch.setattr(layers, "dense", dense)
+    plan = measure.Plan(peers=("lax",), runs=1, seconds=0, accuracy=True)
+    row = measure.measure(LAYERS["2d"], "train", "float32", plan)
+    assert row["left_out"] == {"lax NHWC": "INTERNAL: this convolution failed"}
+    assert [c["name"] for c in row["candidates"] if c["side"] == "lax"] == ["lax NCHW"]
+    assert "no lax NHWC: INTERNAL" in report.notes([row])[0]
+
+
 def test_row_of_a_network(monkeypatch):
     monkeypatch.setattr(measure, "torch_installed", lambda: False)
     row = measure.measure(SMALL_NETWORK, "train", "float32", measure.Plan(runs=1, seconds=0))
