@@ -49,6 +49,10 @@ class NativeProduct:
     def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         """Those of the kernel on a platform, for a first operand of ``dtype``."""
         attributes: dict[str, Any] = {"groups": np.int64(self.groups)}
+        if platform == "cpu":
+            # The spectra are those of real arrays, or products of such. A single axis has no
+            # negative frequencies, the first of several has.
+            attributes["hermitian"] = len(self.samples.grid) > 1
         if platform == "cuda":
             attributes["variant"] = "tiled"
             attributes["precision"] = _cuda_precision(self.precision, dtype)

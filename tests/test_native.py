@@ -143,11 +143,27 @@ PRODUCTS = [
 ]
 
 
+def conjugate_rows(re, im, column=slice(None)):
+    """Row ``k - u`` made the conjugate of row ``u``, and row 0 real, in one column or in all."""
+    re, im = np.array(re), np.array(im)
+    im[0, column] = 0
+    for u in range(len(re) // 2 + 1, len(re)):
+        re[u, column], im[u, column] = re[len(re) - u, column], -im[len(re) - u, column]
+    return re, im
+
+
+def real_first_column(table):
+    table = np.array(table)
+    table[1, 0] = 0
+    return table
+
+
 @native
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("hermitian", [False, True])
 @pytest.mark.parametrize(("stored", "summed", "bound"), TYPES)
 @pytest.mark.parametrize(("k0", "k1", "n", "c", "o", "groups", "t0", "t1"), PRODUCTS)
-def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bound):
+def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bound, hermitian):
     bound = min(bound, 1e-5)  # Results are not stored in bfloat16.
     rng = np.random.default_rng((k0, k1, n, c, o))
     outer, exact_outer = draw(rng, summed, 2, k0, t0)
@@ -155,7 +171,16 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
     taps, w = draw(rng, summed, t0, t1, c, groups * o)
     (x_re, x_real), (x_im, x_imag) = (draw(rng, stored, k0, k1, n, groups * c) for _ in range(2))
     (y_re, y_real), (y_im, y_imag) = (draw(rng, summed, k0, k1, n, groups * o) for _ in range(2))
-    attributes = {"groups": np.int64(groups)}
+    attributes = {"groups": np.int64(groups), "hermitian": hermitian}
+    if hermitian:  # As of real signals: half of the rows, of column 0, are the others' conjugates.
+        inner, exact_inner = real_first_column(inner), real_first_column(exact_inner)
+        outer, exact_outer = (np.stack(conjugate_rows(*a)) for a in (outer, exact_outer))
+        (x_re, x_im), (x_real, x_imag) = (
+            conjugate_rows(*pair, column=0) for pair in ((x_re, x_im), (x_real, x_imag))
+        )
+        (y_re, y_im), (y_real, y_imag) = (
+            conjugate_rows(*pair, column=0) for pair in ((y_re, y_im), (y_real, y_imag))
+        )
 
     factor = exact_outer[0] + 1j * exact_outer[1], exact_inner[0] + 1j * exact_inner[1]
     filters = np.einsum("us,vt,stcgo->uvcgo", *factor, w.reshape(t0, t1, c, groups, o))
@@ -205,7 +230,7 @@ def test_every_instruction_set(isa):
         check=False,
     )
     assert result.returncode == 0, result.stdout
-    assert f"{3 * (len(TRANSFORMS) + len(PRODUCTS)) + 1} passed" in result.stdout
+    assert f"{3 * (len(TRANSFORMS) + 2 * len(PRODUCTS)) + 1} passed" in result.stdout
 
 
 @native
@@ -312,7 +337,7 @@ def test_products_that_do_not_fit(change, result, groups):
     sizes = {"x": SPECTRUM, "im": change.get("x", SPECTRUM), "taps": TAPS, "outer": OUTER}
     arguments = [jnp.ones(s, jnp.float32) for s in ({**sizes, "inner": INNER} | change).values()]
     part = shape(*(result or (3, 2, 2, 6)), dtype=jnp.float32)
-    attributes = {"groups": np.int64(groups)}
+    attributes = {"groups": np.int64(groups), "hermitian": False}
     if fits:
         call("multiply_sum", (part, part), *arguments, **attributes)
         return
@@ -329,7 +354,7 @@ def test_a_workspace_that_is_too_small():
     assert chunks > 1
     results = [shape(*TAPS, dtype=jnp.float32), shape(needed.size - 1, dtype=jnp.uint8)]
     with pytest.raises(jax.errors.JaxRuntimeError, match=f"must hold {chunks} filter gradients"):
-        call("filter_product", results, x, x, y, y, *tables, groups=np.int64(1))
+        call("filter_product", results, x, x, y, y, *tables, groups=np.int64(1), hermitian=False)
 
 
 # ------------------------------------------------------------------------------- the whole operator

@@ -376,7 +376,8 @@ class Fuzz {
                              {Type::kBFloat16, Type::kFloat32}};
     const auto* type = types[Draw(0, 2)];
     a.x_type = type[0], a.type = type[1];
-    std::string shape;
+    a.hermitian = Once(2);
+    std::string shape = a.hermitian ? "hermitian " : "";
     for (int64_t size : {a.k0, a.k1, a.n, a.in, a.out, a.groups, a.t0, a.t1}) {
       shape += std::to_string(size) + " ";
     }
@@ -384,10 +385,26 @@ class Fuzz {
              std::to_string(static_cast<int>(type[1]));
 
     const int64_t points = a.k0 * a.k1, taps = a.t0 * a.t1 * in * a.out;
-    const Numbers outer = Random(2 * a.k0 * a.t0), inner = Random(2 * a.k1 * a.t1);
+    Numbers outer = Random(2 * a.k0 * a.t0), inner = Random(2 * a.k1 * a.t1);
     const Numbers w = Random(taps);
-    const Numbers x_re = Random(points * a.n * a.in), x_im = Random(points * a.n * a.in);
-    const Numbers y_re = Random(points * a.n * a.out), y_im = Random(points * a.n * a.out);
+    Numbers x_re = Random(points * a.n * a.in), x_im = Random(points * a.n * a.in);
+    Numbers y_re = Random(points * a.n * a.out), y_im = Random(points * a.n * a.out);
+    if (a.hermitian) {
+      // Of `count` numbers in each of the rows, which are `step` apart.
+      const auto pair_rows = [&](double* re, double* im, int64_t step, int64_t count) {
+        std::fill_n(im, count, 0.0);
+        for (int64_t u = a.k0 / 2 + 1; u < a.k0; ++u) {
+          for (int64_t i = 0; i < count; ++i) {
+            re[u * step + i] = re[(a.k0 - u) * step + i];
+            im[u * step + i] = -im[(a.k0 - u) * step + i];
+          }
+        }
+      };
+      pair_rows(outer.data(), outer.data() + a.k0 * a.t0, a.t0, a.t0);
+      pair_rows(x_re.data(), x_im.data(), a.k1 * a.n * a.in, a.n * a.in);
+      pair_rows(y_re.data(), y_im.data(), a.k1 * a.n * a.out, a.n * a.out);
+      for (int64_t t1 = 0; t1 < a.t1; ++t1) inner[a.k1 * a.t1 + t1] = 0;
+    }
     Sums out_re(points * a.n * a.out), out_im(points * a.n * a.out);
     Sums in_re(points * a.n * a.in), in_im(points * a.n * a.in), dw(taps);
     for (int64_t point = 0; point < points; ++point) {

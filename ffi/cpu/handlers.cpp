@@ -149,7 +149,7 @@ ffi::Error Synthesis(ffi::ThreadPool threads, ffi::AnyBuffer re, ffi::AnyBuffer 
 // Shapes and types of a product; `x` and `y` are the spectra of input and output.
 ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer y_re,
                        ffi::AnyBuffer y_im, ffi::AnyBuffer taps, ffi::AnyBuffer outer,
-                       ffi::AnyBuffer inner, int64_t groups, MultiplyArgs* args) {
+                       ffi::AnyBuffer inner, int64_t groups, bool hermitian, MultiplyArgs* args) {
   const auto x = x_re.dimensions(), y = y_re.dimensions(), w = taps.dimensions();
   if (x.size() != 4 || y.size() != 4 || w.size() != 4 || groups < 1) {
     return Invalid("spectra and taps must have 4 axes, and groups be positive");
@@ -159,6 +159,7 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
   }
   args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
   args->out = y[3], args->t0 = w[0], args->t1 = w[1], args->groups = groups;
+  args->hermitian = hermitian;
   if (!HasShape(x_im, {args->k0, args->k1, args->n, args->in}) ||
       !HasShape(y_re, {args->k0, args->k1, args->n, args->out}) ||
       !HasShape(y_im, {args->k0, args->k1, args->n, args->out}) || args->in % groups != 0 ||
@@ -184,9 +185,10 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
 ffi::Error MultiplySum(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuffer x_im,
                        ffi::AnyBuffer taps, ffi::AnyBuffer outer, ffi::AnyBuffer inner,
                        ffi::Result<ffi::AnyBuffer> y_re, ffi::Result<ffi::AnyBuffer> y_im,
-                       int64_t groups) {
+                       int64_t groups, bool hermitian) {
   MultiplyArgs args{};
-  const ffi::Error error = ProductArgs(x_re, x_im, *y_re, *y_im, taps, outer, inner, groups, &args);
+  const ffi::Error error =
+      ProductArgs(x_re, x_im, *y_re, *y_im, taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
   PreferHugePages(y_re->untyped_data(), y_re->size_bytes());
   PreferHugePages(y_im->untyped_data(), y_im->size_bytes());
@@ -196,9 +198,10 @@ ffi::Error MultiplySum(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuf
 ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBuffer y_im,
                         ffi::AnyBuffer taps, ffi::AnyBuffer outer, ffi::AnyBuffer inner,
                         ffi::Result<ffi::AnyBuffer> x_re, ffi::Result<ffi::AnyBuffer> x_im,
-                        int64_t groups) {
+                        int64_t groups, bool hermitian) {
   MultiplyArgs args{};
-  const ffi::Error error = ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, &args);
+  const ffi::Error error =
+      ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
   if (args.x_type != args.type) return Invalid("the result must be of the operands' type");
   PreferHugePages(x_re->untyped_data(), x_re->size_bytes());
@@ -209,9 +212,10 @@ ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBu
 ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyBuffer x_im,
                          ffi::AnyBuffer y_re, ffi::AnyBuffer y_im, ffi::AnyBuffer outer,
                          ffi::AnyBuffer inner, ffi::Result<ffi::AnyBuffer> taps,
-                         ffi::Result<ffi::AnyBuffer> partial, int64_t groups) {
+                         ffi::Result<ffi::AnyBuffer> partial, int64_t groups, bool hermitian) {
   MultiplyArgs args{};
-  const ffi::Error error = ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, &args);
+  const ffi::Error error =
+      ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
   const int64_t parts = SplitFilter(args).parts();
   if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
@@ -264,7 +268,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuMultiplySum, MultiplySum,
                                   .Arg<Buffer>()
                                   .Ret<Buffer>()
                                   .Ret<Buffer>()
-                                  .Attr<int64_t>("groups"));
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("hermitian"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuInputProduct, InputProduct,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -275,7 +280,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuInputProduct, InputProduct,
                                   .Arg<Buffer>()
                                   .Ret<Buffer>()
                                   .Ret<Buffer>()
-                                  .Attr<int64_t>("groups"));
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("hermitian"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuFilterProduct, FilterProduct,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -287,7 +293,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuFilterProduct, FilterProduct,
                                   .Arg<Buffer>()
                                   .Ret<Buffer>()
                                   .Ret<Buffer>()
-                                  .Attr<int64_t>("groups"));
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("hermitian"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
                               ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>());
 

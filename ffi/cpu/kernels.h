@@ -48,6 +48,9 @@ struct MultiplyArgs {
   const void* inner;  // (2, k1, t1)
   void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
   Type x_type, type;  // storage of the input's spectrum; everything else
+  // Whether spectra and tables are those of real signals in two axes or more: at column frequency
+  // 0, row k0 - u is the conjugate of row u, row 0 is real, and so is the inner table.
+  bool hermitian = false;
 };
 
 // How the frequencies are split into sums for the filter's gradient: parts of axis 1, and of axis 0

@@ -7,198 +7,15 @@
 // The filter's spectrum W is built from the taps block by block, in two steps: a column frequency
 // sums the inner taps into p[t0], a row frequency sums those. It is never in memory as a whole.
 //
-// A complex product (a + ib)(c + id) is three real ones (Gauss):
-//   k1 = (a + b) c,   real = k1 - b (c + d),   imaginary = k1 + a (d - c).
-// The three factors on the right are the `panel` of a block: three planes, rows along the sum.
+// Spectra of real signals (`hermitian`) hold at column frequency 0 each row frequency twice, once
+// conjugate: the product of one of them will do. At frequency 0 they are real.
 #ifndef BANDJAX_FFI_CPU_MULTIPLY_H_
 #define BANDJAX_FFI_CPU_MULTIPLY_H_
 
-#include "simd.h"
+#include "product.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
-
-constexpr int kPanelVectors = 4;  // columns of a panel, in vectors
-
-// The panel of c + id.
-template <typename A, bool kConjugate>
-BANDJAX_INLINE void StorePanel(A* panel, int64_t plane, Vec<A> c, Vec<A> d) {
-  Store<A>(panel, c);
-  if constexpr (kConjugate) {
-    Store<A>(panel + plane, -(c + d));
-    Store<A>(panel + 2 * plane, d - c);
-  } else {
-    Store<A>(panel + plane, d - c);
-    Store<A>(panel + 2 * plane, -(c + d));
-  }
-}
-
-// The left factor: element (row m, position k along the sum) of a, b and their sum. `step_m` or
-// `step_k` is 1, whichever kAcross says.
-template <typename A>
-struct Left {
-  const A *a, *b, *sum;
-  int64_t step, sum_step;  // of the axis that is not contiguous; a and b have the same
-};
-
-// What the next product will read, fetched into the second-level cache a little at a time while
-// this one computes: its rows are too far apart for the processor to see them coming.
-class Ahead {
- public:
-  void Add(const void* begin, int64_t row_bytes, int64_t rows, int64_t stride_bytes) {
-    regions_[count_++] = {static_cast<const char*>(begin), CeilDiv(row_bytes, kLine), rows,
-                          stride_bytes};
-    lines_ += CeilDiv(row_bytes, kLine) * rows;
-  }
-  // To be done within so many calls of Some().
-  void Within(int64_t calls) { each_ = CeilDiv(lines_, Max(calls, 1)); }
-
-  BANDJAX_INLINE void Some() {
-    for (int64_t i = 0; i < each_ && lines_ > 0; ++i, --lines_) {
-      Region& region = regions_[at_];
-      __builtin_prefetch(region.begin + line_ * kLine, 0, 2);
-      if (++line_ < region.lines) continue;
-      line_ = 0;
-      region.begin += region.stride;
-      if (--region.rows == 0) ++at_;
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  struct Region {
-    const char* begin;
-    int64_t lines, rows, stride;
-  };
-  Region regions_[4];
-  int count_ = 0, at_ = 0;
-  int64_t line_ = 0, lines_ = 0, each_ = 0;
-};
-constexpr int64_t kStretch = 16;  // steps along the sum between two looks ahead
-
-// A tile of rows times a panel. Writes to, or with `add` adds to, re and im.
-template <typename A, int kRows, int kVectors, bool kAcross>
-BANDJAX_INLINE void ProductTile(int64_t depth, const Left<A>& left, const A* panel, int64_t plane,
-                                A* re, A* im, int64_t ldo, int64_t columns, bool add,
-                                Ahead* ahead) {
-  constexpr int64_t kWidth = kVectors * kLanes<A>;
-  Vec<A> sums[kRows][kVectors] = {};
-  Vec<A> shared[kRows][kVectors];
-  const auto accumulate = [&](const A* factor, int64_t step, const A* rows) {
-    for (int64_t begin = 0; begin < depth; begin += kStretch) {
-      ahead->Some();
-      const int64_t end = Min(begin + kStretch, depth);
-      for (int64_t k = begin; k < end; ++k) {
-        Vec<A> row[kVectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) row[v] = Load<A>(rows + k * kWidth + v * kLanes<A>);
-#pragma GCC unroll 16
-        for (int m = 0; m < kRows; ++m) {
-          const A f = kAcross ? factor[k * step + m] : factor[m * step + k];
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) sums[m][v] += f * row[v];
-        }
-      }
-    }
-  };
-  const auto write = [&](A* out) {
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        A* at = out + m * ldo + v * kLanes<A>;
-        const int64_t valid = columns - v * kLanes<A>;
-        StoreUpTo<A>(at, add ? sums[m][v] + LoadUpTo<A>(at, valid) : sums[m][v], valid);
-      }
-    }
-  };
-  accumulate(left.sum, left.sum_step, panel);
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) shared[m][v] = sums[m][v];
-  }
-  accumulate(left.a, left.step, panel + plane);
-  write(im);
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[m][v] = shared[m][v];
-  }
-  accumulate(left.b, left.step, panel + 2 * plane);
-  write(re);
-}
-
-template <typename A, int kVectors, bool kAcross, int kRows = TileRows(kVectors)>
-BANDJAX_INLINE void ProductTiles(int64_t rows, int64_t depth, Left<A> left, const A* panel,
-                                 int64_t plane, A* re, A* im, int64_t ldo, int64_t columns,
-                                 bool add, Ahead* ahead) {
-  for (; rows >= kRows; rows -= kRows, re += kRows * ldo, im += kRows * ldo) {
-    ProductTile<A, kRows, kVectors, kAcross>(depth, left, panel, plane, re, im, ldo, columns, add,
-                                             ahead);
-    left.a += kAcross ? kRows : kRows * left.step;
-    left.b += kAcross ? kRows : kRows * left.step;
-    left.sum += kAcross ? kRows : kRows * left.sum_step;
-  }
-  if constexpr (kRows > 1) {
-    ProductTiles<A, kVectors, kAcross, NextTileRows(kRows)>(rows, depth, left, panel, plane, re, im,
-                                                            ldo, columns, add, ahead);
-  }
-}
-
-// Columns in memory of a panel of so many: 1, 2 or 4 vectors.
-template <typename A>
-BANDJAX_INLINE int64_t PanelWidth(int64_t columns) {
-  constexpr int64_t kLane = kLanes<A>;
-  return columns <= kLane ? kLane : columns <= 2 * kLane ? 2 * kLane : 4 * kLane;
-}
-
-// rows x columns (+)= left x panel, `columns` at most kPanelVectors vectors.
-template <typename A, bool kAcross>
-BANDJAX_NOINLINE void Product(int64_t rows, int64_t depth, const Left<A>& left, const A* panel,
-                              int64_t plane, A* re, A* im, int64_t ldo, int64_t columns, bool add,
-                              Ahead ahead) {
-  const int64_t tiles = CeilDiv(rows, TileRows(CeilDiv(columns, kLanes<A>) > 2 ? 4 : 2));
-  ahead.Within(3 * tiles * CeilDiv(depth, kStretch));
-  switch (PanelWidth<A>(columns) / kLanes<A>) {
-    case 1:
-      return ProductTiles<A, 1, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
-                                         &ahead);
-    case 2:
-      return ProductTiles<A, 2, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
-                                         &ahead);
-    default:
-      return ProductTiles<A, 4, kAcross>(rows, depth, left, panel, plane, re, im, ldo, columns, add,
-                                         &ahead);
-  }
-}
-
-// Prepares the left factor: the sum of its parts and, from a storage type, the parts themselves.
-// `rows` rows of `length` contiguous numbers, `step` apart.
-template <typename A, typename S>
-inline Left<A> PrepareLeft(const S* a, const S* b, int64_t rows, int64_t length, int64_t step,
-                           A* scratch) {
-  // Not a multiple of 4 KiB apart, which would map all rows to the same few lines of the cache.
-  const int64_t padded = CeilDiv(length, kLanes<A>) * kLanes<A>;
-  const int64_t plane = rows * padded;
-  for (int64_t m = 0; m < rows; ++m) {
-    for (int64_t k = 0; k < length; k += kLanes<A>) {
-      const Vec<A> va = LoadUpTo<A>(a + m * step + k, length - k);
-      const Vec<A> vb = LoadUpTo<A>(b + m * step + k, length - k);
-      A* to = scratch + m * padded + k;
-      Store<A>(to, va + vb);
-      if constexpr (sizeof(S) != sizeof(A)) {
-        Store<A>(to + plane, va);
-        Store<A>(to + 2 * plane, vb);
-      }
-    }
-  }
-  if constexpr (sizeof(S) != sizeof(A)) {
-    return {scratch + plane, scratch + 2 * plane, scratch, padded, padded};
-  } else {
-    return {a, b, scratch, step, padded};
-  }
-}
 
 // The frequencies of one part of a split.
 struct Part {
@@ -226,6 +43,16 @@ struct Multiplier {
   const A* inner_im = inner_re + args.k1 * args.t1;
   // One spatial axis: the taps themselves stand in the place of their inner sums.
   const bool real = args.k1 == 1 && args.t1 == 1 && *inner_im == 0;
+
+  // The row frequencies of a column that are computed begin with the first one of `u0_last`, and
+  // end here: the others are conjugates of those.
+  int64_t Computed(int64_t u1, int64_t u0_last) const {
+    return args.hermitian && u1 == 0 ? Min(u0_last, args.k0 / 2 + 1) : u0_last;
+  }
+  // The row that is the conjugate of a computed one, or that row itself.
+  int64_t Twin(int64_t u0, int64_t u1) const {
+    return args.hermitian && u1 == 0 && u0 > 0 ? args.k0 - u0 : u0;
+  }
 
   int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
   A* Tap(int64_t t0, int64_t t1, int64_t c, int64_t o) const {
@@ -358,24 +185,41 @@ struct Multiplier {
           } else {
             InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
           }
-          for (int64_t u0 = u0_first; u0 < u0_last; ++u0) {
+          const int64_t u0_end = Computed(u1, u0_last);
+          for (int64_t u0 = u0_first; u0 < u0_end; ++u0) {
             Outer<kForward>(u0, depth, p, width, panel);
             const int64_t from = Frequency(u0, u1) * ld_left + group * depth_all + k;
             const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
-            const Left<A> left =
-                PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
+            Left<A> left = PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
+            left.real = args.hermitian && u0 == 0 && u1 == 0;
             Ahead ahead;
-            if (u0 + 1 < u0_last) {
+            if (u0 + 1 < u0_end) {
               const int64_t next = from + args.k1 * args.n * ld_left;
               ahead.Add(a + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
               ahead.Add(b + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
             }
             Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
                               columns, k > 0, ahead);
+            if (Twin(u0, u1) != u0 && k + depth == depth_all) {
+              const int64_t twin = to + (Frequency(Twin(u0, u1), u1) - Frequency(u0, u1)) * ld_out;
+              CopyConjugate(columns, ld_out, re + to, im + to, re + twin, im + twin);
+            }
           }
         }
       }
     });
+  }
+
+  // `n` rows, `step` apart.
+  void CopyConjugate(int64_t columns, int64_t step, const A* re, const A* im, A* twin_re,
+                     A* twin_im) const {
+    for (int64_t at = 0; at < args.n * step; at += step) {
+      for (int64_t v = 0; v < columns; v += kLane) {
+        const int64_t valid = columns - v;
+        StoreUpTo<A>(twin_re + at + v, LoadUpTo<A>(re + at + v, valid), valid);
+        StoreUpTo<A>(twin_im + at + v, -LoadUpTo<A>(im + at + v, valid), valid);
+      }
+    }
   }
 
   void FilterProduct(Pool* pool) const {
@@ -412,7 +256,8 @@ struct Multiplier {
       const Part part(args, split, chunk);
       for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<A>(p + at, Vec<A>{});
-        for (int64_t u0 = part.u0_first; u0 < part.u0_last; ++u0) {
+        const int64_t u0_end = Computed(u1, part.u0_last);
+        for (int64_t u0 = part.u0_first; u0 < u0_end; ++u0) {
           for (int64_t n = 0; n < args.n; n += n_block) {
             const int64_t depth = Min(n_block, args.n - n);
             const int64_t x = (Frequency(u0, u1) + n) * args.in + group * in + row0;
@@ -425,10 +270,10 @@ struct Multiplier {
                                     LoadUpTo<A>(y_im + from, columns - v));
               }
             }
-            const Left<A> left =
-                PrepareLeft<A>(x_re + x, x_im + x, depth, rows, args.in, left_scratch);
+            Left<A> left = PrepareLeft<A>(x_re + x, x_im + x, depth, rows, args.in, left_scratch);
+            left.real = args.hermitian && u0 == 0 && u1 == 0;
             Ahead ahead;
-            if (n_blocks == 1 && u0 + 1 < part.u0_last) {
+            if (n_blocks == 1 && u0 + 1 < u0_end) {
               const int64_t next_x = x + args.k1 * args.n * args.in;
               const int64_t next_y = y + args.k1 * args.n * args.out;
               ahead.Add(x_re + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
@@ -439,7 +284,7 @@ struct Multiplier {
             Product<A, true>(rows, depth, left, panel, depth * width, d, d + plane, width, width,
                              n > 0, ahead);
           }
-          SpreadOuter(u0, plane, d, p);
+          SpreadOuter(u0, u1, plane, d, p);
         }
         SpreadInner(u1, u1 > part.u1_first, rows, columns, width, p,
                     result + row0 * args.out + group * out + column0);
@@ -448,10 +293,13 @@ struct Multiplier {
     if (chunks > 1) SumChunks(pool, chunks, taps);
   }
 
-  // p += conj(outer) d, the transpose of Outer.
-  void SpreadOuter(int64_t u0, int64_t plane, const A* d, A* p) const {
+  // p += conj(outer) d, the transpose of Outer. A twin adds the conjugate, and of p the real part
+  // is what counts, for at column frequency 0 the inner table is real.
+  void SpreadOuter(int64_t u0, int64_t u1, int64_t plane, const A* d, A* p) const {
+    const A weight = Twin(u0, u1) == u0 ? 1 : 2;
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-      const A re0 = outer_re[u0 * args.t0 + t0], im0 = outer_im[u0 * args.t0 + t0];
+      const A re0 = weight * outer_re[u0 * args.t0 + t0];
+      const A im0 = weight * outer_im[u0 * args.t0 + t0];
       A* p_re = p + 2 * t0 * plane;
       A* p_im = p_re + plane;
       for (int64_t at = 0; at < plane; at += kLane) {
@@ -525,7 +373,8 @@ struct Multiplier {
       Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * kPanel));
       A* p = arena.Take<A>(2 * args.t0 * kPanel);
       InnerDepthwise(u1, c, columns, p);
-      for (int64_t u0 = 0; u0 < args.k0; ++u0) {
+      for (int64_t u0 = 0; u0 < Computed(u1, args.k0); ++u0) {
+        const int64_t twin = (Frequency(Twin(u0, u1), u1) - Frequency(u0, u1)) * args.out;
         for (int64_t v = 0; v < columns; v += kLane) {
           Vec<A> w_re = {}, w_im = {};
           for (int64_t t0 = 0; t0 < args.t0; ++t0) {
@@ -540,8 +389,12 @@ struct Multiplier {
             const int64_t at = (Frequency(u0, u1) + n) * args.out + c + v;
             const Vec<A> va = LoadUpTo<A>(a + at, columns - v);
             const Vec<A> vb = LoadUpTo<A>(b + at, columns - v);
-            StoreUpTo<A>(re + at, va * w_re - vb * w_im, columns - v);
-            StoreUpTo<A>(im + at, va * w_im + vb * w_re, columns - v);
+            const Vec<A> to_re = va * w_re - vb * w_im, to_im = va * w_im + vb * w_re;
+            StoreUpTo<A>(re + at, to_re, columns - v);
+            StoreUpTo<A>(im + at, to_im, columns - v);
+            if (twin == 0) continue;
+            StoreUpTo<A>(re + at + twin, to_re, columns - v);
+            StoreUpTo<A>(im + at + twin, -to_im, columns - v);
           }
         }
       }
@@ -566,7 +419,7 @@ struct Multiplier {
       const Part part(args, split, chunk);
       for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
         for (int64_t at = 0; at < 2 * args.t0 * kPanel; at += kLane) Store<A>(p + at, Vec<A>{});
-        for (int64_t u0 = part.u0_first; u0 < part.u0_last; ++u0) {
+        for (int64_t u0 = part.u0_first; u0 < Computed(u1, part.u0_last); ++u0) {
           for (int64_t v = 0; v < kPanel; v += kLane) {
             Vec<A> re = {}, im = {};
             for (int64_t n = 0; v < columns && n < args.n; ++n) {
@@ -581,7 +434,7 @@ struct Multiplier {
             Store<A>(d + v, re);
             Store<A>(d + kPanel + v, im);
           }
-          SpreadOuter(u0, kPanel, d, p);
+          SpreadOuter(u0, u1, kPanel, d, p);
         }
         SpreadInner(u1, u1 > part.u1_first, 1, columns, kPanel, p, result + c);
       }
