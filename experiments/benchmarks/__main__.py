@@ -30,6 +30,7 @@ from rich.table import Table
 
 import bandjax
 from experiments.benchmarks import report, targets
+from experiments.benchmarks.allocator import reuse_memory
 from experiments.benchmarks.measure import Plan, measure, torch_installed
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Network, Workload, select
 from experiments.command import parse_options
@@ -41,6 +42,7 @@ Peer = Literal["lax", "flax", "torch", "fft", "fft-pow2"]
 Direction = Literal["train", "forward"]
 Implementation = Literal["auto", "xla", "native"]
 Precision = Literal["float32", "tf32"]
+Allocator = Literal["reuse", "system"]
 
 
 def _optional(metavar: str, hint: str) -> object:
@@ -87,6 +89,10 @@ class Options:
         _optional("{float32,tf32}...", "float32; on a GPU both"),
     ] = None
     """Of products, on all sides: float32 in full, or TF32 (GPU)."""
+    allocator: Allocator = "reuse"
+    """reuse: memory that is freed stays in the process, on all sides; system: glibc hands large
+    blocks back, and each call pays for fresh pages. Without effect where the C library is not
+    glibc."""
     accuracy: bool = False
     """Compare every function with float64, too."""
     out: Path = Path("runs/benchmark.json")
@@ -106,6 +112,8 @@ def run(options: Options, console: Console) -> None:
         UserError: an option cannot be, a peer or a device is not there, or a file cannot be
             written.
     """
+    if options.allocator == "reuse":
+        reuse_memory()
     workloads = select(options.workloads, batch=options.batch, bands=options.bands)
     plan, precisions = _plan(options)
     jobs = [

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -327,6 +329,31 @@ def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     # Another batch size than the bounds': the errors do not count either.
     assert main(["--check", str(out), "--strict"]) == 1
     assert "0 pass, 0 fail" in capsys.readouterr().out
+
+
+def test_reused_memory_is_not_fresh():
+    # In a process of its own, for the setting stays. Each array is as large as ResNet-18's maps.
+    program = """
+import resource, sys
+import numpy as np
+from experiments.benchmarks.allocator import reuse_memory
+if sys.argv[1] == "reuse" and not reuse_memory():
+    sys.exit("no glibc")
+for round in range(9):
+    if round == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(36 << 20, np.uint8).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def faults(allocator):
+        command = [sys.executable, "-c", program, allocator]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    reused = faults("reuse")
+    if "no glibc" in reused.stderr:
+        pytest.skip("the C library is not glibc")
+    assert int(reused.stdout) < int(faults("system").stdout) / 4
 
 
 def test_a_peer_that_fails_when_it_is_called_is_left_out(monkeypatch):
