@@ -18,7 +18,8 @@ from experiments.benchmarks.candidates import Candidate, compile_traced
 from experiments.benchmarks.layers import bandjax_name
 from experiments.benchmarks.workloads import Network
 from experiments.errors import UserError
-from experiments.models.resnet import Convolution, ResNet
+from experiments.models.layers import Convolution
+from experiments.models.resnet import ResNet
 
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 import bandjax
+from experiments.models.layers import Convolution, Remat, convolution_of
 
 
 class FCN(nnx.Module):
@@ -23,6 +24,11 @@ class FCN(nnx.Module):
         classes: number of outputs.
         band: the band of every convolution, None for all frequencies.
         method: how bandjax computes the convolutions.
+        implementation: with which kernels, see :func:`bandjax.band_conv`.
+        precision: of convolutions and of the head, as in ``jax.lax``.
+        convolution: makes a layer in place of ``bandjax.BandConv``, from the arguments of
+            ``flax.nnx.Conv``; the arguments of the band are then without effect.
+        remat: ``bandjax.nnx.remat`` or ``flax.nnx.remat``, applied to each block; None for neither.
         rngs: seeds of the parameters.
     """
 
@@ -33,22 +39,32 @@ class FCN(nnx.Module):
         *,
         band: bandjax.Band,
         method: str = "auto",
+        implementation: str | None = None,
+        precision: jax.lax.PrecisionLike = None,
+        convolution: Convolution | None = None,
+        remat: Remat | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         if len(example_shape) != 2:
             raise ValueError("needs series, (length, channels)")
         taps = (8, 5, 3)
         widths = (example_shape[-1], 128, 256, 128)
-        # Batch norm subtracts the mean, so a bias before it would do nothing.
+        conv = convolution_of(convolution, band, method, implementation, precision, rngs)
         self.convs = nnx.List(
-            bandjax.BandConv(i, o, (k,), use_bias=False, band=band, method=method, rngs=rngs)
-            for k, (i, o) in zip(taps, pairwise(widths), strict=True)
+            conv(i, o, (k,)) for k, (i, o) in zip(taps, pairwise(widths), strict=True)
         )
         self.norms = nnx.List(nnx.BatchNorm(o, momentum=0.9, rngs=rngs) for o in widths[1:])
-        self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
+        self.remat = remat
+        self.head = nnx.Linear(widths[-1], classes, precision=precision, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits ``(batch, classes)`` of series ``(batch, length, channels)``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(conv(x)))
+            block = _block if self.remat is None else self.remat(_block)
+            x = block(nnx.List([conv, norm]), x)
         return self.head(x.mean(axis=1))
+
+
+def _block(layers: nnx.List, x: jax.Array) -> jax.Array:
+    conv, norm = layers
+    return nnx.relu(norm(conv(x)))

@@ -1,40 +1,43 @@
-"""The residual network for CIFAR-sized images."""
+"""Residual networks."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
 import bandjax
-
-Convolution = Callable[..., nnx.Module]
+from experiments.models.layers import Convolution, Remat, apply, convolution_of
 
 
 class ResNet(nnx.Module):
-    """ResNet-18: a stem, stages of basic blocks, global average pooling, a dense head.
+    """A stem, four stages of residual blocks, global average pooling, a dense head.
 
-    The stem is a 3x3 convolution of stride 1. Each later stage halves the map and doubles the
-    channels; there a 1x1 convolution of stride 2 makes the shortcut fit. The defaults give
-    11,173,962 parameters for 10 classes.
+    Each stage after the first halves the map and doubles the channels; there a 1x1 convolution of
+    stride 2 makes the shortcut fit. The defaults are ResNet-18 for CIFAR: a 3x3 stem of stride 1,
+    11,173,962 parameters for 10 classes. :func:`resnet50` is the network for ImageNet.
 
     Reference: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
 
     Args:
         example_shape: ``(height, width, channels)``.
         classes: number of outputs.
-        band: the band of every convolution, 3x3 and 1x1, None for all frequencies.
+        band: the band of every convolution, None for all frequencies.
         method: how bandjax computes the convolutions.
         implementation: with which kernels, see :func:`bandjax.band_conv`.
         precision: of convolutions and of the head, as in ``jax.lax``.
+        stem: ``"cifar"``, 3x3 of stride 1; ``"imagenet"``, 7x7 of stride 2 and max pooling.
         stem_pool: whether a 3x3 max pooling of stride 2 follows the stem, as in the paper's
-            CIFAR-10 experiments.
-        widths: channels of each stage.
-        blocks: basic blocks of each stage.
+            CIFAR-10 experiments; by default after the stem for ImageNet alone.
+        widths: channels of each stage; of its 3x3 convolutions.
+        blocks: residual blocks of each stage.
+        block: the kind of block, :class:`BasicBlock` or :class:`Bottleneck`.
         convolution: makes a layer in place of ``bandjax.BandConv``, from the arguments of
-            ``flax.nnx.Conv``; the three arguments of the band are then without effect.
+            ``flax.nnx.Conv``; the arguments of the band are then without effect.
+        remat: ``bandjax.nnx.remat`` or ``flax.nnx.remat``, applied to each block; None for neither.
         rngs: seeds of the parameters.
     """
 
@@ -47,30 +50,35 @@ class ResNet(nnx.Module):
         method: str = "auto",
         implementation: str | None = None,
         precision: jax.lax.PrecisionLike = None,
-        stem_pool: bool = False,
+        stem: str = "cifar",
+        stem_pool: bool | None = None,
         widths: Sequence[int] = (64, 128, 256, 512),
         blocks: Sequence[int] = (2, 2, 2, 2),
+        block: type[BasicBlock] | type[Bottleneck] | None = None,
         convolution: Convolution | None = None,
+        remat: Remat | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         if len(example_shape) != 3:
             raise ValueError("needs images, (height, width, channels)")
-        if convolution is None:
-            convolution = functools.partial(
-                bandjax.BandConv, band=band, method=method, implementation=implementation
-            )
-        # Batch norm subtracts the mean, so a bias before it would do nothing.
-        conv = functools.partial(convolution, use_bias=False, precision=precision, rngs=rngs)
-        self.stem = conv(example_shape[-1], widths[0], (3, 3), padding=1)
+        if stem not in ("cifar", "imagenet"):
+            raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        block = BasicBlock if block is None else block
+        conv = convolution_of(convolution, band, method, implementation, precision, rngs)
+        if stem == "cifar":
+            self.stem = conv(example_shape[-1], widths[0], (3, 3), padding=1)
+        else:
+            self.stem = conv(example_shape[-1], widths[0], (7, 7), strides=2, padding=3)
         self.norm = nnx.BatchNorm(widths[0], momentum=0.9, rngs=rngs)
-        self.stem_pool = stem_pool
-        layers = []
+        self.stem_pool = stem == "imagenet" if stem_pool is None else stem_pool
+        self.remat = remat
+        layers: list[nnx.Module] = []
         inputs = widths[0]
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(BasicBlock(conv, inputs, width, stride, rngs))
-                inputs = width
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(block(conv, inputs, width, stride, rngs))
+                inputs = width * block.expansion
         self.blocks = nnx.List(layers)
         self.head = nnx.Linear(inputs, classes, precision=precision, rngs=rngs)
 
@@ -80,8 +88,18 @@ class ResNet(nnx.Module):
         if self.stem_pool:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in self.blocks:
-            x = block(x)
+            x = apply(self.remat, block, x)
         return self.head(x.mean(axis=(1, 2)))
+
+
+def resnet50(example_shape: tuple[int, ...], classes: int, **options: Any) -> ResNet:
+    """ResNet-50 with the stem for ImageNet: 25,557,032 parameters for 1000 classes.
+
+    The stride of a stage is in its 3x3 convolution, as in common implementations, not in the 1x1
+    before it as in the paper.
+    """
+    defaults = {"stem": "imagenet", "blocks": (3, 4, 6, 3), "block": Bottleneck}
+    return ResNet(example_shape, classes, **{**defaults, **options})
 
 
 class BasicBlock(nnx.Module):
@@ -90,20 +108,59 @@ class BasicBlock(nnx.Module):
     Args:
         conv: makes a convolution.
         inputs: channels of the input.
-        outputs: channels of the output.
+        width: channels of the output.
         stride: of the first convolution and of the shortcut.
         rngs: seeds of the parameters.
     """
 
+    expansion = 1
+
     def __init__(
-        self, conv: Convolution, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs
+        self, conv: Convolution, inputs: int, width: int, stride: int, rngs: nnx.Rngs
     ) -> None:
         norm = functools.partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
         # Not SAME, which for stride 2 pads an even map on one side alone.
-        self.conv1 = conv(inputs, outputs, (3, 3), strides=stride, padding=1)
-        self.norm1 = norm(outputs)
-        self.conv2 = conv(outputs, outputs, (3, 3), padding=1)
-        self.norm2 = norm(outputs)
+        self.conv1 = conv(inputs, width, (3, 3), strides=stride, padding=1)
+        self.norm1 = norm(width)
+        self.conv2 = conv(width, width, (3, 3), padding=1)
+        self.norm2 = norm(width)
+        fits = stride == 1 and inputs == width
+        self.shortcut = None if fits else conv(inputs, width, (1, 1), strides=stride, padding=0)
+        self.shortcut_norm = None if fits else norm(width)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``(batch, height, width, inputs)`` to ``(batch, height / s, width / s, outputs)``."""
+        y = nnx.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.shortcut is not None:
+            x = self.shortcut_norm(self.shortcut(x))
+        return nnx.relu(y + x)
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions with batch norm, and a shortcut around them.
+
+    Args:
+        conv: makes a convolution.
+        inputs: channels of the input.
+        width: channels within; the output has four times as many.
+        stride: of the 3x3 convolution and of the shortcut.
+        rngs: seeds of the parameters.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, conv: Convolution, inputs: int, width: int, stride: int, rngs: nnx.Rngs
+    ) -> None:
+        norm = functools.partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
+        outputs = width * self.expansion
+        self.conv1 = conv(inputs, width, (1, 1), padding=0)
+        self.norm1 = norm(width)
+        self.conv2 = conv(width, width, (3, 3), strides=stride, padding=1)
+        self.norm2 = norm(width)
+        self.conv3 = conv(width, outputs, (1, 1), padding=0)
+        self.norm3 = norm(outputs)
         fits = stride == 1 and inputs == outputs
         self.shortcut = None if fits else conv(inputs, outputs, (1, 1), strides=stride, padding=0)
         self.shortcut_norm = None if fits else norm(outputs)
@@ -111,7 +168,8 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(batch, height, width, inputs)`` to ``(batch, height / s, width / s, outputs)``."""
         y = nnx.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
+        y = nnx.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
         if self.shortcut is not None:
             x = self.shortcut_norm(self.shortcut(x))
         return nnx.relu(y + x)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import quick_jit
 from flax import nnx
 
 import bandjax
 from experiments.bands import parse_band
 from experiments.errors import UserError
 from experiments.models import build
+from experiments.models.densenet import DenseNet
+from experiments.models.fcn import FCN
+from experiments.models.resnet import ResNet, resnet50
+from experiments.models.unet import UNet3D
 
 SHAPES = {"cnn": (8, 8, 1), "fcn": (70, 1), "lenet": (32, 32, 3)}
 # Counted by hand: kernels, biases, batch-norm scales and offsets, the dense head.
@@ -67,3 +76,108 @@ def test_parse_band(text, label, band):
 def test_parse_band_refuses(text):
     with pytest.raises(UserError, match="band"):
         parse_band(text)
+
+
+def parameters(make):
+    state = nnx.state(nnx.eval_shape(make), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+
+
+def growing(channels, growth, layers):
+    """Parameters of a dense block of DenseNet-BC, and its channels."""
+    total = 0
+    for _ in range(layers):
+        total += 2 * channels + channels * 4 * growth  # batch norm, 1x1
+        total += 2 * 4 * growth + 9 * 4 * growth * growth  # batch norm, 3x3
+        channels += growth
+    return total, channels
+
+
+def test_known_numbers_of_parameters():
+    imagenet = {"band": None, "stem": "imagenet"}
+    shape = (224, 224, 3)
+    assert parameters(lambda: resnet50(shape, 1000, band=None, rngs=nnx.Rngs(0))) == 25_557_032
+    assert parameters(lambda: DenseNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 7_978_856
+    assert parameters(lambda: ResNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 11_689_512
+
+    expected, channels = 27 * 24, 24
+    for layers in (6, 12, 24, 16):
+        block, channels = growing(channels, 12, layers)
+        expected += block
+        if layers != 16:
+            expected += 2 * channels + channels * (channels // 2)
+            channels //= 2
+    expected += 2 * channels + channels * 10 + 10
+    small = {"band": None, "growth": 12}
+    assert parameters(lambda: DenseNet((32, 32, 3), 10, **small, rngs=nnx.Rngs(0))) == expected
+
+
+SMALL = {
+    "basic": ((8, 8, 3), functools.partial(ResNet, widths=(4, 8), blocks=(1, 1))),
+    "bottleneck": (
+        (16, 16, 3),
+        functools.partial(resnet50, widths=(4, 8), blocks=(1, 1)),
+    ),
+    "densenet": ((8, 8, 3), functools.partial(DenseNet, growth=4, blocks=(2, 1))),
+    "unet": ((8, 4, 8, 2), functools.partial(UNet3D, widths=(4, 6))),
+    "fcn": ((20, 1), FCN),
+}
+
+
+def step_of(name, band, **options):
+    """Logits, statistics and gradient of a training step."""
+    shape, make = SMALL[name]
+    model = make(shape, 3, band=band, **options, rngs=nnx.Rngs(0))
+    model.train()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    x = np.random.default_rng(5).normal(size=(4, *shape)).astype(np.float32)
+
+    def loss(params, rest):
+        model = nnx.merge(graph, params, rest, copy=True)
+        logits = model(x)
+        return jnp.sum(jnp.sin(logits)), (logits, nnx.state(model, nnx.BatchStat))
+
+    def step():
+        gradient, (logits, stats) = jax.grad(loss, has_aux=True)(params, rest)
+        return jax.tree.leaves(logits), jax.tree.leaves(stats), jax.tree.leaves(gradient)
+
+    return step
+
+
+def assert_close(actual, expected, tolerance):
+    for some, wanted in zip(actual, expected, strict=True):
+        largest = max(float(jnp.abs(b).max()) for b in wanted)
+        for a, b in zip(some, wanted, strict=True):
+            assert a.shape == b.shape
+            assert np.abs(a - b).max() <= tolerance * largest
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_frequency_is_the_dense_network(name):
+    steps = (step_of(name, None), step_of(name, None, convolution=nnx.Conv))
+    ours, dense = quick_jit(lambda: [step() for step in steps])()
+    assert_close(ours, dense, 1e-4)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_recomputed_blocks_change_nothing(name):
+    band = bandjax.Compression(0.5)
+    steps = (step_of(name, band, remat=bandjax.nnx.remat), step_of(name, band))
+    spared, half = quick_jit(lambda: [step() for step in steps])()
+    assert_close(spared, half, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "part"),
+    [
+        (ResNet, (8, 3), "height, width, channels"),
+        (DenseNet, (8, 3), "height, width, channels"),
+        (UNet3D, (8, 8, 3), "depth, height, width, channels"),
+        (UNet3D, (8, 6, 8, 1), "divisible by 4"),
+        (functools.partial(ResNet, stem="wide"), (8, 8, 3), "stem must be"),
+        (functools.partial(DenseNet, stem="wide"), (8, 8, 3), "stem must be"),
+    ],
+)
+def test_examples_that_a_network_cannot_take(make, shape, part):
+    with pytest.raises(ValueError, match=part):
+        make(shape, 3, band=None, rngs=nnx.Rngs(0))

@@ -1,0 +1,38 @@
+"""What the larger networks share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+import bandjax
+
+Convolution = Callable[..., nnx.Module]
+Remat = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def convolution_of(
+    convolution: Convolution | None,
+    band: bandjax.Band,
+    method: str,
+    implementation: str | None,
+    precision: jax.lax.PrecisionLike,
+    rngs: nnx.Rngs,
+) -> Convolution:
+    """Makes the layers of a network; ``bandjax.BandConv`` unless another kind is given."""
+    if convolution is None:
+        convolution = functools.partial(
+            bandjax.BandConv, band=band, method=method, implementation=implementation
+        )
+    # Batch norm subtracts the mean, so a bias before it would do nothing.
+    return functools.partial(convolution, use_bias=False, precision=precision, rngs=rngs)
+
+
+def apply(remat: Remat | None, block: nnx.Module, *args: Any) -> Any:
+    """Calls a block, by ``remat`` if there is one."""
+    call = type(block).__call__
+    return (call if remat is None else remat(call))(block, *args)
