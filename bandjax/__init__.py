@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bandjax import memory as memory
 from bandjax import spectral as spectral
 from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
