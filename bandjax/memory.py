@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax._conv import SPECTRUM_NAME
+from bandjax._conv import FILTER_NAME, SPECTRUM_NAME
 from bandjax._residuals import Residual, residuals
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ Key = TypeVar("Key", bound=Hashable)
 MIB = 2**20
 SPECTRUM, SCALE, FILTER = "spectrum", "scale", "filter spectrum"
 CONV_INPUT, OTHER = "convolution input", "other"
-FILTER_NAME = "bandjax_filter_spectrum"
 KINDS = (SPECTRUM, SCALE, FILTER, CONV_INPUT, OTHER)
 
 

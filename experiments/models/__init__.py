@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from flax import nnx
 
 import bandjax
 from experiments.errors import UserError
 from experiments.models.cnn import CNN
 from experiments.models.fcn import FCN
+from experiments.models.layers import keep_spectra_in
 from experiments.models.lenet import LeNet
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"cnn": CNN, "fcn": FCN, "lenet": LeNet}
@@ -46,8 +46,6 @@ def build(
         model = MODELS[name](example_shape, classes, band=band, method=method, rngs=nnx.Rngs(seed))
     except ValueError as error:
         raise UserError(f"model {name} on examples {example_shape}: {error}") from error
-    for _, layer in nnx.iter_modules(model):
-        if isinstance(layer, bandjax.BandConv):
-            layer.residual_dtype = jnp.dtype(residual_dtype)
+    keep_spectra_in(model, residual_dtype)
     model.eval()
     return model

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import bandjax
@@ -36,3 +37,10 @@ def apply(remat: Remat | None, block: nnx.Module, *args: Any) -> Any:
     """Calls a block, by ``remat`` if there is one."""
     call = type(block).__call__
     return (call if remat is None else remat(call))(block, *args)
+
+
+def keep_spectra_in(model: nnx.Module, dtype: str) -> None:
+    """Sets the type in which every ``bandjax.BandConv`` of a model keeps its input's spectrum."""
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, bandjax.BandConv):
+            layer.residual_dtype = jnp.dtype(dtype)

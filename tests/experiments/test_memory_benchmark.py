@@ -1,0 +1,105 @@
+"""The benchmark of memory."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+import bandjax
+from experiments.benchmarks import memory
+from experiments.models.resnet import ResNet
+
+SMALL = memory.Task(
+    functools.partial(ResNet, widths=(4, 8), blocks=(1, 1)), (8, 8, 3), classes=3, batch=4
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(memory, "TASKS", {"small": SMALL})
+
+
+@pytest.mark.usefixtures("small")
+def test_run_writes_tables_json_and_pictures(tmp_path, capsys):
+    out = tmp_path / "deep" / "m.json"
+    arguments = ["--networks", "small", "--bands", "none", "compression=0.5", "--runs", "1"]
+    assert memory.main([*arguments, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "small, batch 4" in shown
+    assert out.with_name("m-small.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads(out.read_text())
+    assert {"date", "versions", "machine", "settings", "rows"} == set(content)
+    rows = {(row["band"], row["variant"]): row for row in content["rows"]}
+    assert set(rows) == {("none", v) for v in memory.OF_DENSE} | {
+        ("compression=0.5", v) for v in memory.VARIANTS
+    }
+    half = {v: rows["compression=0.5", v] for v in memory.VARIANTS}
+    for row in rows.values():
+        assert row["seconds"]["median"] > 0
+        assert row["compiled"]["temporary"] > 0
+        assert 0 < row["average_bytes"] <= row["saved_bytes"]
+    assert set(half["spectra"]["by_kind"]) == {"spectrum"}
+    assert half["bfloat16"]["saved_bytes"] * 2 == half["spectra"]["saved_bytes"]
+    assert set(half["int8"]["by_kind"]) == {"spectrum", "scale"}
+    assert half["int8"]["by_kind"]["spectrum"] * 4 == half["spectra"]["saved_bytes"]
+    assert half["spectra"]["saved_bytes"] < half["spectra-blocks"]["saved_bytes"]
+    assert half["spectra-blocks"]["saved_bytes"] < half["plain"]["saved_bytes"]
+    assert half["plain"]["saved_bytes"] < rows["none", "plain"]["saved_bytes"]
+
+
+@pytest.mark.usefixtures("small")
+def test_spectra_of_a_small_network_by_hand():
+    saved = memory.Step("small", "compression=0.5", "spectra", 4).saved()
+    convolutions = [  # of the stem, of two blocks and of the second one's shortcut
+        ((4, 8, 8, 3), (3, 3, 3, 4), 1),
+        ((4, 8, 8, 4), (3, 3, 4, 4), 1),
+        ((4, 8, 8, 4), (3, 3, 4, 4), 1),
+        ((4, 8, 8, 4), (3, 3, 4, 8), 2),
+        ((4, 4, 4, 8), (3, 3, 8, 8), 1),
+        ((4, 8, 8, 4), (1, 1, 4, 8), 2),
+    ]
+    expected = 0
+    for x, kernel, strides in convolutions:
+        padding = 1 if kernel[0] == 3 else 0
+        geometry = bandjax.conv_geometry(
+            x, kernel, bandjax.Compression(0.5), strides=strides, padding=padding
+        )
+        expected += 4 * 2 * geometry.kept * 4 * x[-1]
+    assert saved.total == expected
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 100, 1000, 12345])
+def test_largest_batch(limit):
+    found = memory.largest_batch(lambda batch: 1 if batch <= limit else None)
+    assert limit * 8 / 9 - 1 <= found <= limit
+    assert memory.largest_batch(lambda batch: 1, most=64) == 64
+
+
+def test_peak_of_a_step_in_another_process():
+    # The CPU's allocator does not count.
+    assert memory.peak_of("fcn", "compression=0.5", "spectra", 1) == 0
+
+
+def test_what_the_other_process_says_when_it_fails():
+    with pytest.raises(memory.UserError, match=r"fcn, compression=2, spectra: error: .*rate"):
+        memory.peak_of("fcn", "compression=2", "spectra", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--networks", "vgg"], "no 'vgg'; known: resnet18"),
+        (["--variants", "half"], "no 'half'; known: plain"),
+        (["--bands", "half"], "half"),
+        (["--batch", "0"], "--batch >= 1"),
+        (["--device", "gpu"], "the backend of JAX is cpu"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, part, capsys):
+    assert memory.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
