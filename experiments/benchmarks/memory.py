@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -129,9 +128,9 @@ class Options:
     """On a GPU: with --runs also the allocator's peak and the largest batch that fits."""
     out: Path = Path("runs/memory.json")
     """The JSON file to write; the pictures lie beside it."""
-    peak: tyro.conf.Suppress[bool] = False
-    """Run one step and print the allocator's peak: what the search calls in a process of its own,
-    for a peak cannot be reset."""
+    peak: bool = False
+    """Run one step, of one network, band and variant, print the allocator's peak, and do nothing
+    else: the search does so in processes of their own, for a peak cannot be reset."""
 
 
 class Step:
@@ -248,7 +247,7 @@ def run(options: Options, console: Console) -> None:
                         row["largest_batch"] = largest_batch(one)
                 bar.advance(job)
             if calls:
-                for name, timing in interleaved(calls, options.runs, math.inf).items():
+                for name, timing in interleaved(calls, options.runs, 3600).items():
                     rows[name]["seconds"] = timing.as_dict()
             content["rows"] += rows.values()
             write_json(options.out, content)
@@ -352,10 +351,10 @@ def largest_batch(peak_with: Callable[[int], int | None], most: int = 2**20) -> 
     """
 
     def fits(batch: int) -> bool:
-        return peak_with(batch) is not None
+        return batch <= most and peak_with(batch) is not None
 
     low, high = 0, 1
-    while high <= most and fits(high):
+    while fits(high):
         low, high = high, 2 * high
     while high - low > max(1, low // 8):
         middle = (low + high) // 2
