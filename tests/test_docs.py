@@ -14,7 +14,17 @@ from flax import nnx
 
 import bandjax
 
-MODULES = ["_band", "_checkpoint", "_conv", "_geometry", "_hook", "linen", "memory", "nnx", "spectral"]
+MODULES = [
+    "_band",
+    "_checkpoint",
+    "_conv",
+    "_geometry",
+    "_hook",
+    "linen",
+    "memory",
+    "nnx",
+    "spectral",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -30,7 +30,7 @@ from rich.table import Table
 
 import bandjax
 from experiments.benchmarks import report, targets
-from experiments.benchmarks.allocator import reuse_memory
+from experiments.benchmarks.allocator import release_memory, reuse_memory
 from experiments.benchmarks.measure import Plan, measure, torch_installed
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Network, Workload, select
 from experiments.command import parse_options
@@ -148,6 +148,7 @@ def run(options: Options, console: Console) -> None:
                     lambda share, done=number: bar.update(task, completed=done + share),
                 )
             )
+            release_memory()
             line = f"{number + 1}/{len(jobs)} · {title} · {time.perf_counter() - start:.0f} s"
             console.print(line, highlight=False)
             content["geometric_means"] = report.geometric_means(rows)

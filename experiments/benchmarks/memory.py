@@ -31,7 +31,7 @@ from rich.table import Table
 
 import bandjax
 from experiments.bands import parse_band
-from experiments.benchmarks.allocator import reuse_memory
+from experiments.benchmarks.allocator import release_memory, reuse_memory
 from experiments.benchmarks.timing import interleaved
 from experiments.command import parse_options
 from experiments.errors import UserError
@@ -249,6 +249,7 @@ def run(options: Options, console: Console) -> None:
             if calls:
                 for name, timing in interleaved(calls, options.runs, 3600).items():
                     rows[name]["seconds"] = timing.as_dict()
+            release_memory()
             content["rows"] += rows.values()
             write_json(options.out, content)
             console.print(table(f"{network}, batch {batch}", rows))
