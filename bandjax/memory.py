@@ -419,7 +419,7 @@ def plot(
         )
     ax.set_yticks(range(len(reports)), list(reports))
     ax.set_ylim(len(reports) - 0.5, -0.5)
-    ax.set_xlim(0, 1.2 * max(left.max(), 1e-6))  # room for the labels
+    ax.set_xlim(0, 1.4 * max(left.max(), 1e-6))  # room for the labels
     ax.set_xlabel("kept between forward and backward, MiB")
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)

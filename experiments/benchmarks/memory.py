@@ -284,15 +284,15 @@ def _check(options: Options) -> None:
 def table(title: str, rows: dict[str, Record]) -> Table:
     """MiB kept by each variant, its share of the first's; compiled memory and time if measured."""
     made = Table(title=title)
-    made.add_column("kept for the backward pass")
-    headings = ["MiB", "of the first", "average"]
+    made.add_column("kept for the backward pass", overflow="fold")
+    headings = ["MiB", "of the\nfirst", "average"]
     measured = any("seconds" in row for row in rows.values())
     if measured:
-        headings += ["XLA's temporaries", "of the first", "step, ms"]
+        headings += ["XLA's\ntemporaries", "of the\nfirst", "step,\nms"]
     if any("largest_batch" in row for row in rows.values()):
-        headings += ["allocator's peak", "largest batch"]
+        headings += ["allocator's\npeak", "largest\nbatch"]
     for heading in headings:
-        made.add_column(heading, justify="right")
+        made.add_column(heading, justify="right", no_wrap=True)
     first = next(iter(rows.values()))
     for name, row in rows.items():
         cells = [
