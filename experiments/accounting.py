@@ -1,47 +1,14 @@
-"""What a network's convolutions keep: frequencies, and bytes for the backward pass."""
+"""Which frequencies a network's convolutions keep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import jax
 from flax import nnx
-from jax.extend import core
 
 import bandjax
-
-
-def saved_bytes(loss: Callable[..., jax.Array], params: Any, *inputs: Any) -> int:
-    """Bytes that the forward pass of ``loss(params, *inputs)`` keeps for its backward pass.
-
-    Counted on JAX's own program of the forward pass, before any compiler sees it: each distinct
-    array that the backward pass reads, unless it is a parameter, an input or a constant, which
-    are in memory in any case.
-
-    Example:
-        The product rule needs ``sin(p)`` and its derivative's ``cos(p)``; ``x`` is an input.
-
-        >>> import jax.numpy as jnp
-        >>> p = x = jnp.ones(10, jnp.float32)
-        >>> saved_bytes(lambda p, x: jnp.sum(jnp.sin(p) * x), p, x)  # cos(p)
-        40
-
-    Args:
-        loss: differentiated with respect to ``params``.
-        params: a tree of arrays.
-        inputs: further trees of arrays, passed on.
-    """
-
-    def kept(params: Any, inputs: Any) -> list[jax.Array]:
-        _, backward = jax.vjp(lambda p: loss(p, *inputs), params)
-        return jax.tree.leaves(backward)
-
-    program = jax.make_jaxpr(kept)(params, inputs).jaxpr
-    outputs = {v for v in program.outvars if not isinstance(v, core.Literal)}
-    outputs -= {*program.invars, *program.constvars}
-    return sum(v.aval.size * v.aval.dtype.itemsize for v in outputs)
 
 
 def conv_geometries(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
@@ -36,3 +37,20 @@ def parse_options(kind: type[T], arguments: Sequence[str], program: str) -> T:
     message, *_ = re.split(r"\n\W*\n", re.sub(r"^.*\n", "", box.getvalue(), count=1))
     words = re.sub(r"^[│|]|[│|]$", "", message, flags=re.MULTILINE).split()
     raise UserError(f"{' '.join(words)} (--help lists the options)")
+
+
+def run_command(action: Callable[[], int | None], interrupted: str) -> int:
+    """Runs a program; returns its exit status.
+
+    Args:
+        action: the program; returns its exit status, None for 0.
+        interrupted: what to say when somebody stops it.
+    """
+    try:
+        return action() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; {interrupted}", file=sys.stderr)
+        return 130

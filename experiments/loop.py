@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 import bandjax
-from experiments.accounting import compression_report, saved_bytes
+from experiments.accounting import compression_report
 from experiments.config import Settings
 from experiments.data import Dataset
 from experiments.errors import UserError
@@ -192,7 +192,10 @@ class Trainer:
         params, stats, _ = self.start(0)
         size = self.settings.batch_size
         batch = self.examples.x[:size], self.examples.y[:size]
-        return saved_bytes(lambda p, *rest: self._loss(p, *rest)[0], params, stats, *batch)
+        saved = bandjax.memory.saved_bytes(
+            self._loss, params, stats, *batch, argnums=0, has_aux=True
+        )
+        return saved.total
 
     def _loss_of(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from experiments import data, report
 from experiments.bands import parse_band
-from experiments.command import parse_options
+from experiments.command import parse_options, run_command
 from experiments.config import (
     Method,
     Optimizer,
@@ -180,16 +180,12 @@ def train_run(trainer: Trainer, label: str, seed: int, title: str, console: Cons
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    try:
-        words = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def action() -> None:
         run_job(parse_options(Options, words, "python -m experiments.train"), Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(action, "finished runs are kept")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from experiments.benchmarks import report, targets
 from experiments.benchmarks.allocator import release_memory, reuse_memory
 from experiments.benchmarks.measure import Plan, measure, torch_installed
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Network, Workload, select
-from experiments.command import parse_options
+from experiments.command import parse_options, run_command
 from experiments.config import Method
 from experiments.errors import UserError
 from experiments.records import Record, provenance, write_json
@@ -283,7 +283,8 @@ def run_check(options: Options, console: Console) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
+
+    def action() -> int:
         options = parse_options(Options, words, "python -m experiments.benchmarks")
         if options.list:
             Console().print(list_workloads())
@@ -294,13 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("--strict goes with --check FILE")
         else:
             run(options, Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the workloads that were finished are in the JSON file", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return run_command(action, "the workloads that were finished are in the JSON file")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import bandjax
 from experiments.bands import parse_band
 from experiments.benchmarks.allocator import release_memory, reuse_memory
 from experiments.benchmarks.timing import interleaved
-from experiments.command import parse_options
+from experiments.command import parse_options, run_command
 from experiments.errors import UserError
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
@@ -55,12 +55,14 @@ class Task:
         shape: of an example, channels last.
         classes: of the outputs.
         batch: examples in a step, unless another number is asked for.
+        labels: shape of an example's labels; of a volume one a voxel.
     """
 
     make: Callable[..., nnx.Module]
     shape: tuple[int, ...]
     classes: int
     batch: int
+    labels: tuple[int, ...] = ()
 
 
 TASKS = {
@@ -69,7 +71,7 @@ TASKS = {
     "resnet50": Task(resnet50, (224, 224, 3), 1000, 8),
     "fcn": Task(FCN, (270, 1), 50, 16),
     "fcn-long": Task(FCN, (16384, 1), 50, 4),
-    "unet3d": Task(UNet3D, (32, 32, 32, 1), 2, 2),
+    "unet3d": Task(UNet3D, (32, 32, 32, 1), 2, 2, labels=(32, 32, 32)),
 }
 
 
@@ -147,7 +149,7 @@ class Step:
         graph, params, stats = nnx.split(model, nnx.Param, ...)
         optimizer = optax.sgd(0.01, momentum=0.9)
         self._first = params, stats, optimizer.init(params)
-        self._batch = (batch, *task.shape), (batch, *task.shape[:-1])[: self._label_axes(task)]
+        self._batch = (batch, *task.shape), (batch, *task.labels)
         self._classes = task.classes
 
         def loss_of(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
@@ -165,11 +167,6 @@ class Step:
             return (optax.apply_updates(params, updates), stats, memory), loss
 
         self.jitted = jax.jit(step, donate_argnums=0)
-
-    @staticmethod
-    def _label_axes(task: Task) -> int:
-        """One label an example; of a volume one a voxel."""
-        return 4 if task.make is UNet3D else 1
 
     def saved(self) -> bandjax.memory.SavedBytes:
         """What the backward pass keeps."""
@@ -365,20 +362,16 @@ def largest_batch(peak_with: Callable[[int], int | None], most: int = 2**20) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    try:
-        words = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def action() -> None:
         options = parse_options(Options, words, "python -m experiments.benchmarks.memory")
         if options.peak:
             print_peak(options)
         else:
             run(options, Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the networks that are done are in the file", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(action, "the networks that are done are in the file")
 
 
 if __name__ == "__main__":
