@@ -13,6 +13,7 @@ from bandjax import memory as memory
 from bandjax import spectral as spectral
 from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
+from bandjax._band import Energy as Energy
 from bandjax._band import Modes as Modes
 from bandjax._checkpoint import checkpoint as checkpoint
 from bandjax._checkpoint import save_spectra as save_spectra

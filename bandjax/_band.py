@@ -100,17 +100,77 @@ class Modes:
         return self.limits
 
 
-Band: TypeAlias = Compression | Modes | None
+@dataclasses.dataclass(frozen=True)
+class Energy:
+    """Keep the smallest box that holds the share ``share`` of the input's spectral energy.
+
+    The box is found anew in every call, inside the jitted function, from the energy
+    ``sum c_u |X[u]|^2`` over batch and channels (``c_u`` the Hermitian weights): a mask on arrays of
+    static shape. Input and filter are cut alike, and derivatives treat the cut as a constant. The
+    candidates are the boxes of :class:`Compression`. Without ``at_most`` every coefficient is
+    computed and kept, and only the result is that of a smaller band; ``at_most`` bounds the box, and
+    with it memory and time.
+
+    Args:
+      share: of the energy to keep, ``0 < share <= 1``.
+      at_most: a :class:`Compression` or :class:`Modes` that bounds the box. Where the share is not
+        reached within it, all of it is kept. None for no bound.
+
+    Raises:
+      TypeError: ``share`` is not a real number, or ``at_most`` is no static band.
+      ValueError: ``share`` lies outside ``(0, 1]``.
+
+    Example:
+      >>> Energy(0.9, at_most=Compression(0.5)).modes((33, 33))
+      (11, 11)
+
+    Source: the dynamic compression of Dziedzic et al. (ICML 2019), section 3.3.
+    """
+
+    share: float
+    at_most: Compression | Modes | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.share, bool) or not isinstance(self.share, numbers.Real):
+            raise TypeError(f"share must be a real number, got {self.share!r}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must satisfy 0 < share <= 1, got {self.share}")
+        if self.at_most is not None and not isinstance(self.at_most, Compression | Modes):
+            raise TypeError(
+                f"at_most must be bandjax.Compression, bandjax.Modes or None, got {self.at_most!r}"
+            )
+        object.__setattr__(self, "share", float(self.share))
+
+    def modes(self, grid: Grid) -> tuple[int, ...]:
+        """Returns the limits of the largest box that can be kept."""
+        return resolve_modes(self.at_most, tuple(grid))
+
+    def boxes(self, grid: Grid) -> tuple[tuple[int, ...], ...]:
+        """Returns the limits of every box that can be kept, each within the next."""
+        bound = self.modes(grid)
+        within = (
+            tuple(min(pair) for pair in zip(box, bound, strict=True))
+            for box in candidate_boxes(tuple(grid))
+        )
+        return tuple(dict.fromkeys(within))
+
+
+Band: TypeAlias = Compression | Modes | Energy | None
 
 
 def check_band(band: object) -> None:
     """Raises TypeError unless ``band`` is one of the kinds of band, or None."""
-    if band is not None and not isinstance(band, Compression | Modes):
-        raise TypeError(f"band must be bandjax.Compression, bandjax.Modes or None, got {band!r}")
+    if band is not None and not isinstance(band, Compression | Modes | Energy):
+        raise TypeError(
+            f"band must be bandjax.Compression, bandjax.Modes, bandjax.Energy or None, got {band!r}"
+        )
 
 
 def resolve_modes(band: Band, grid: Grid) -> tuple[int, ...]:
-    """Returns the limits ``U_i`` that ``band`` sets on ``grid``; None keeps everything."""
+    """Returns the limits ``U_i`` that ``band`` sets on ``grid``; None keeps everything.
+
+    Those of :class:`Energy` are the bound that its box cannot exceed.
+    """
     if band is None:
         return tuple(g // 2 for g in grid)
     return band.modes(grid)
@@ -123,19 +183,28 @@ def kept_per_axis(grid: Grid, modes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _nearest_box(rate: Fraction, grid: Grid) -> tuple[int, ...]:
+def candidate_boxes(grid: Grid) -> tuple[tuple[int, ...], ...]:
+    """Returns the limits of every box that has the proportions of the grid, each within the next.
+
+    They are ``U_i = m * (g_i // 2) // (g_j // 2)`` for every axis ``j`` and ``0 <= m <= g_j // 2``:
+    the floors of one share ``m / (g_j // 2)`` of every axis, so that they grow with it.
+    """
     halves = [g // 2 for g in grid]
-    total = math.prod(kept_per_axis(grid, tuple(halves)))
-    # A list, for `min` to settle boxes of equal size by their order; a grid of ones has no axis j.
-    boxes = [
+    boxes = {
         tuple(m * half // halves[j] for half in halves)
         for j in range(len(grid))
-        if halves[j] > 0
+        if halves[j] > 0  # A grid of ones has no axis j.
         for m in range(halves[j] + 1)
-    ] or [tuple(halves)]
+    }
+    return tuple(sorted(boxes or {tuple(halves)}))
+
+
+@functools.lru_cache(maxsize=4096)
+def _nearest_box(rate: Fraction, grid: Grid) -> tuple[int, ...]:
+    total = math.prod(kept_per_axis(grid, tuple(g // 2 for g in grid)))
 
     def distance(box: tuple[int, ...]) -> tuple[Fraction, int]:
         kept = math.prod(kept_per_axis(grid, box))
         return abs(1 - Fraction(kept, total) - rate), -kept
 
-    return min(boxes, key=distance)
+    return min(candidate_boxes(grid), key=distance)
