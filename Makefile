@@ -7,6 +7,7 @@ BUILD = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build
 WORKERS ?= auto
 TESTS ?= tests
 SWEEP ?= 1
+SHAPES ?= 2400
 COVERAGE ?= --cov --cov-report=term --cov-fail-under=95
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
@@ -16,7 +17,7 @@ CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) SWEEP=$(SWEEP)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) SWEEP=$(SWEEP) SHAPES=$(SHAPES)"
 
 # The environment is made anew when its requirements or the native sources change.
 $(VENV)/.installed: pyproject.toml $(NATIVE)
@@ -50,7 +51,7 @@ format: $(VENV)/.linters  ## Format the code.
 
 asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitizers.
 	$(BUILD)/asan -C build-dir=build/asan -C cmake.define.BANDJAX_FUZZ=ON .
-	build/asan/fuzz
+	build/asan/fuzz 20190613 $(SHAPES)
 
 # The linker keeps one copy of a weak function, and it may be that of an object compiled for AVX.
 # What lies in, or is made for, the namespace of an instruction set has no namesake.

@@ -24,9 +24,9 @@ Between forward and backward the function then keeps what its band-limited convo
 their inputs, its own arguments, and nothing else. All else, batch norm and activations included, is
 recomputed from the spectra: a synthesis for each convolution, no second analysis.
 
-On the CPU use :func:`bandjax.checkpoint`, which also spares the memory: XLA's compiler for the CPU
-merges the recomputation of ``jax.checkpoint`` with the forward pass, and keeps everything after
-all.
+On the CPU use :func:`bandjax.checkpoint`, which also spares the memory: the CPU compiler of jax
+0.10 merges the recomputation of ``jax.checkpoint`` with the forward pass, and keeps everything
+after all. (Those of jax 0.11 and 0.12 do not.)
 
 Example:
   >>> def loss(kernel, x):
@@ -43,7 +43,7 @@ def checkpoint(
     """``jax.checkpoint(fun, policy=policy)`` whose recomputation waits for the backward pass.
 
     ``jax.checkpoint`` tells XLA by an optimization barrier not to merge what the backward pass
-    recomputes with what the forward pass has computed. XLA's compiler for the CPU drops these
+    recomputes with what the forward pass has computed. The CPU compiler of jax 0.10 drops these
     barriers before it looks for common subexpressions, so that the forward pass's values are kept
     after all. Here the barrier is a native kernel, which XLA cannot look into: what is kept goes
     through it once ``fun`` has returned and its cotangents are there. Without native kernels, on

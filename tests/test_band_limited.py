@@ -16,6 +16,7 @@ import bandjax
 SWEEP, COUNT, CHUNK = 3, 504, 24
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("first", range(0, COUNT, CHUNK))
 def test_random_configurations(first):

@@ -115,8 +115,9 @@ def test_the_barrier_holds_and_nothing_is_analysed_twice(residual_dtype):
     assert barred["synthesis"] == plain["synthesis"] + 2
     assert "hold" not in plain
     assert barred["hold"] >= 4
-    # This is why there is a barrier of our own; where it changes, jax.checkpoint will do.
-    assert calls(jax.grad(chain(PLAIN(f))), *data()) == plain
+    # This is why there is a barrier of our own: the XLA of jax 0.10 undoes jax.checkpoint.
+    undone = calls(jax.grad(chain(PLAIN(f))), *data()) == plain
+    assert undone == (jax.__version_info__ < (0, 11))
 
 
 @native

@@ -20,6 +20,7 @@ def all_kept(config: configs.Config, index: int):
     return (None, bandjax.Compression(0), full)[index // 3 % 3]
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("first", range(0, COUNT, CHUNK))
 def test_random_configurations(first):

@@ -213,6 +213,7 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
         assert np.abs(actual - wanted).max(initial=0) <= bound * scale
 
 
+@pytest.mark.no_cover
 @native
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 def test_every_instruction_set(isa):
@@ -445,6 +446,7 @@ def twins():
     return by_twins
 
 
+@pytest.mark.no_cover
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from dense import lax_convolution
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("first", range(0, 120, 24))
 def test_with_every_frequency_it_is_the_convolution_of_lax(first):
