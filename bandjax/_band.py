@@ -105,11 +105,11 @@ class Energy:
     """Keep the smallest box that holds the share ``share`` of the input's spectral energy.
 
     The box is found anew in every call, inside the jitted function, from the energy
-    ``sum c_u |X[u]|^2`` over batch and channels (``c_u`` the Hermitian weights): a mask on arrays of
-    static shape. Input and filter are cut alike, and derivatives treat the cut as a constant. The
-    candidates are the boxes of :class:`Compression`. Without ``at_most`` every coefficient is
-    computed and kept, and only the result is that of a smaller band; ``at_most`` bounds the box, and
-    with it memory and time.
+    ``sum c_u |X[u]|^2`` over batch and channels (``c_u`` the Hermitian weights): a mask on arrays
+    of static shape. Input and filter are cut alike, and derivatives treat the cut as a constant.
+    The candidates are the boxes of :class:`Compression`. Without ``at_most`` every coefficient is
+    computed and kept, and only the result is that of a smaller band; ``at_most`` bounds the box,
+    and with it memory and time.
 
     Args:
       share: of the energy to keep, ``0 < share <= 1``.

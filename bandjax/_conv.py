@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from bandjax import _cost, _native, _native_product, _native_transform, _sharding
+from bandjax import _cost, _energy, _native, _native_product, _native_transform, _sharding
 from bandjax._band import Band, check_band
 from bandjax._dense import Dense, convolve
 from bandjax._geometry import ConvGeometry, PaddingLike, conv_geometry
@@ -58,7 +58,8 @@ def band_conv(
     recompute_filter: bool = True,
     precision: Precision = None,
     out_sharding: Any = None,
-) -> jax.Array:
+    return_modes: bool = False,
+) -> Any:
     """Convolves ``x`` with ``kernel`` on the low frequencies alone, forward and backward.
 
     Each spatial axis is laid on a circle of ``g`` points. With analysis ``A``, filter ``B`` and
@@ -78,7 +79,8 @@ def band_conv(
       x: ``(batch..., *spatial, in)``, any number of batch dimensions, 1 to 3 spatial ones; float32,
         float64, bfloat16 or float16. Half types are computed in float32 and returned in their own.
       kernel: ``(*taps, in / feature_group_count, out)``, of the same type.
-      band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency.
+      band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, :class:`bandjax.Energy`, or None
+        for every frequency.
       strides: points between outputs, an integer or one for each spatial axis.
       padding: ``"SAME"``, ``"SAME_LOWER"``, ``"VALID"``; ``"CIRCULAR"`` for a periodic axis;
         ``"CAUSAL"`` (one spatial axis) and ``"REFLECT"`` as Flax has them; or an integer, or one
@@ -103,9 +105,12 @@ def band_conv(
       precision: of the matrix products and convolutions, as in ``jax.lax``.
       out_sharding: of the result, on a mesh with explicit axes; by default that of the batch of
         ``x`` and of the output channels of ``kernel``.
+      return_modes: return the limits of the kept box as well, which an ``Energy`` band finds anew
+        in every call. Under ``vmap`` and ``shard_map`` each element, each shard finds its own.
 
     Returns:
-      ``(batch..., *spatial_out, out)`` of the type of ``x``.
+      ``(batch..., *spatial_out, out)`` of the type of ``x``; with ``return_modes`` a pair of it and
+      an int32 array ``(spatial axes,)``.
 
     Raises:
       TypeError: an argument of the wrong type, or an input that is not floating point.
@@ -152,16 +157,21 @@ def band_conv(
     kept_dtype = x.dtype if residual_dtype is None else jnp.dtype(residual_dtype)
     how = _How(geometry, method, native, kept_dtype, recompute_filter, precision)
     operator = functools.partial(_batched_conv, how, padding == "REFLECT", rank)
-    return _sharding.call(operator, x, kernel, rank, out_sharding)
+    y, modes = _sharding.call(operator, x, kernel, rank, out_sharding)
+    return (y, modes) if return_modes else y
 
 
 def _batched_conv(
     how: _How, reflect: bool, rank: int, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """Makes the batch one axis and the numbers float32 or float64, and undoes both."""
+) -> tuple[jax.Array, jax.Array]:
+    """Makes the batch one axis and the numbers float32 or float64, and undoes both.
+
+    Returns the limits of the kept box, too.
+    """
     geometry = how.geometry
+    modes = jnp.asarray(geometry.modes, jnp.int32)
     if math.prod(geometry.output_shape) == 0:
-        return jnp.zeros(geometry.output_shape, x.dtype)
+        return jnp.zeros(geometry.output_shape, x.dtype), modes
     if reflect:
         widths = [(0, 0)] * x.ndim
         for axis, sampled in enumerate(geometry.axes, start=x.ndim - rank - 1):
@@ -173,8 +183,13 @@ def _batched_conv(
     x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
     # The native kernels read and write bfloat16 themselves.
     stored = dtype if how.native and dtype == jnp.bfloat16 else compute
-    y = _conv(how, x.astype(stored), kernel.astype(compute))
-    return y.astype(dtype).reshape(geometry.output_shape)
+    x, kernel = x.astype(stored), kernel.astype(compute)
+    if geometry.energy is None:
+        y = _conv(how, x, kernel)
+    else:
+        y, level = _conv_cut(how, x, kernel)
+        modes = _energy.modes_of(geometry, level)
+    return y.astype(dtype).reshape(geometry.output_shape), modes
 
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -314,18 +329,82 @@ def _conv_bwd(how: _How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.
     restored = _restore(how, kept, kernel.dtype)
     if how.native:
         return _native_bwd(how, restored, kernel, ct)
+    ct_kept, ct_kernel = _pull_back(how, restored, kernel, filter_spectrum, ct)
+    return _keep_transposed(how, ct_kept), ct_kernel
+
+
+def _pull_back(
+    how: _How, kept: Kept, kernel: jax.Array, filter_spectrum: Sequence[Spectrum], ct: jax.Array
+) -> tuple[Any, jax.Array]:
+    """The gradients of what was kept and of the kernel, in plain JAX."""
     # The operator is linear in what was kept and in the filter, so that its vjp needs no value but
     # the residuals.
-    if how.keeps_filter:
-        _, pull_back = jax.vjp(functools.partial(_conv_spectra, how), restored, *filter_spectrum)
+    if filter_spectrum:
+        _, pull_back = jax.vjp(functools.partial(_conv_spectra, how), kept, *filter_spectrum)
         ct_kept, ct_filter = pull_back(ct)
         (ct_kernel,) = jax.vjp(functools.partial(_filter_spectrum, how), kernel)[1](ct_filter)
-    else:
-        _, pull_back = jax.vjp(
-            lambda kept, kernel: _conv_kept(how, kept, kernel, ct.dtype), restored, kernel
-        )
-        ct_kept, ct_kernel = pull_back(ct)
-    return _keep_transposed(how, ct_kept), ct_kernel
+        return ct_kept, ct_kernel
+    _, pull_back = jax.vjp(
+        lambda kept, kernel: _conv_kept(how, kept, kernel, ct.dtype), kept, kernel
+    )
+    return pull_back(ct)
+
+
+# With an Energy band the spectrum is cut to a box that depends on it; the derivative takes the box
+# for given. A box is told by its level, which is kept with the spectrum.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv_cut(how: _How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """:func:`_conv` on the box that holds the band's share of the energy, and its level."""
+    _, level, spectrum = _keep_cut(how, x, kernel.dtype)
+    return _conv_kept(how, spectrum, kernel, x.dtype), level
+
+
+def _conv_cut_fwd(how: _How, x: jax.Array, kernel: jax.Array) -> tuple[Any, Any]:
+    kept, level, spectrum = _keep_cut(how, x, kernel.dtype)
+    if how.keeps_filter:
+        filter_spectrum = _named(_filter_spectrum(how, kernel), FILTER_NAME)
+        y = _conv_spectra(how, spectrum, filter_spectrum)
+        return (y, level), (kept, level, kernel, filter_spectrum)
+    return (_conv_kept(how, spectrum, kernel, x.dtype), level), (kept, level, kernel)
+
+
+def _conv_cut_bwd(how: _How, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
+    kept, level, kernel, *filter_spectrum = residuals
+    ct, _ = cts
+    spectrum = _spectrum_of(how, _restore(how, kept, kernel.dtype))
+    if how.native:  # The cotangent is cut, and with it both products.
+        return _native_bwd(how, spectrum, kernel, ct, level)
+    if how.geometry.keeps_input:
+        spectrum = _energy.cut(how.geometry, spectrum, level)
+    ct_spectrum, ct_kernel = _pull_back(how, spectrum, kernel, filter_spectrum, ct)
+    ct_spectrum = _energy.cut(how.geometry, ct_spectrum, level)
+    return _keep_transposed(how, ct_spectrum), ct_kernel
+
+
+_conv_cut.defvjp(_conv_cut_fwd, _conv_cut_bwd)
+
+
+def _keep_cut(
+    how: _How, x: jax.Array, dtype: np.dtype[Any]
+) -> tuple[Kept | Quantised, jax.Array, Spectrum]:
+    """Returns what the backward pass keeps, the level of the box, and the cut spectrum."""
+    kept: Kept | Quantised
+    if how.geometry.keeps_input:
+        kept = _named(_rounded(how, x, x.dtype), SPECTRUM_NAME)
+        spectrum = _spectrum_of(how, _restore(how, kept, dtype))
+        level = _named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
+        return kept, level, _energy.cut(how.geometry, spectrum, level)
+    spectrum = _analyse(how, x)
+    level = _named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
+    spectrum = _energy.cut(how.geometry, spectrum, level)
+    kept = _named(_rounded(how, spectrum, x.dtype), SPECTRUM_NAME)
+    return kept, level, _spectrum_of(how, _restore(how, kept, dtype))
+
+
+def _spectrum_of(how: _How, kept: Kept) -> Spectrum:
+    return kept if isinstance(kept, tuple) else _analyse(how, kept)
 
 
 def _named(tree: Any, name: str) -> Any:
@@ -333,12 +412,14 @@ def _named(tree: Any, name: str) -> Any:
 
 
 def _native_bwd(
-    how: _How, kept: Kept, kernel: jax.Array, ct: jax.Array
+    how: _How, kept: Kept, kernel: jax.Array, ct: jax.Array, level: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients step by step, so that none is rounded to the type of what was kept."""
-    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+    spectrum = _spectrum_of(how, kept)
     transform = how.native_transform(how.output_samples, ct.dtype, kernel.dtype)
     ct_spectrum = _native_transform.analysis(transform, ct)
+    if level is not None:
+        ct_spectrum = _energy.cut(how.geometry, ct_spectrum, level)
     ct_kernel = _native_product.filter_product(how.native_product, spectrum, ct_spectrum)
     ct_kept = _native_product.input_product(how.native_product, ct_spectrum, kernel)
     transform = how.native_transform(how.input_samples, ct.dtype, kernel.dtype)
@@ -350,9 +431,13 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 def _keep(how: _How, x: jax.Array) -> Kept | Quantised:
     """Returns what the backward pass keeps of ``x``: its spectrum, or itself if that is less."""
-    kept = x if how.geometry.keeps_input else _analyse(how, x)
+    return _rounded(how, x if how.geometry.keeps_input else _analyse(how, x), x.dtype)
+
+
+def _rounded(how: _How, kept: Kept, dtype: np.dtype[Any]) -> Kept | Quantised:
+    """Rounds to ``residual_dtype`` what is kept of an input of type ``dtype``."""
     if how.residual_dtype == jnp.int8:
-        return quantise(jax.tree.map(lambda a: a.astype(_compute_dtype(x.dtype)), kept))
+        return quantise(jax.tree.map(lambda a: a.astype(_compute_dtype(dtype)), kept))
     if how.kept_scale != 1:
         kept = jax.tree.map(lambda a: a / how.kept_scale, kept)
     return jax.tree.map(lambda a: a.astype(how.residual_dtype), kept)
@@ -383,7 +468,7 @@ def _conv_kept(how: _How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DType
     """
     if how.method == "direct":
         return _direct(how, kept, kernel)
-    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+    spectrum = _spectrum_of(how, kept)
     if how.native:
         output_spectrum = _native_product.multiply_sum(how.native_product, spectrum, kernel)
         transform = how.native_transform(how.output_samples, jnp.dtype(dtype), kernel.dtype)
@@ -397,7 +482,7 @@ def _filter_spectrum(how: _How, kernel: jax.Array) -> Spectrum:
 
 def _conv_spectra(how: _How, kept: Kept, filter_spectrum: Spectrum) -> jax.Array:
     """:func:`_conv_kept` by the methods that hold the filter's spectrum."""
-    spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+    spectrum = _spectrum_of(how, kept)
     output_spectrum = multiply_sum(how.product, spectrum, filter_spectrum)
     return _batch_first(from_spectrum(how.transform, how.output_samples, output_spectrum))
 
@@ -408,7 +493,7 @@ def _direct(how: _How, kept: Kept, kernel: jax.Array) -> jax.Array:
     padding = ((0, 0),) * len(axes)
     dilation = (1,) * len(axes)
     if isinstance(kept, tuple) or not how.geometry.exact:
-        spectrum = kept if isinstance(kept, tuple) else _analyse(how, kept)
+        spectrum = _spectrum_of(how, kept)
         window = _batch_first(from_spectrum(how.transform, how.window_samples, spectrum))
     elif axes[0].circular:
         window = kept

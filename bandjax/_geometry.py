@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bandjax._band import Band, check_band, kept_per_axis, resolve_modes
+from bandjax._band import Band, Energy, check_band, kept_per_axis, resolve_modes
 
 PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
@@ -77,6 +77,8 @@ class ConvGeometry:
       out_features: output channels.
       groups: feature groups.
       batch: batch dimensions of the input.
+      energy: the band, if it is an :class:`bandjax.Energy`; the box and the compression are then
+        those of the largest box that it may keep.
     """
 
     axes: tuple[Axis, ...]
@@ -84,6 +86,7 @@ class ConvGeometry:
     out_features: int
     groups: int
     batch: tuple[int, ...]
+    energy: Energy | None = None
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -118,7 +121,7 @@ class ConvGeometry:
     @property
     def exact(self) -> bool:
         """Whether every frequency is kept."""
-        return all(axis.limit == axis.grid // 2 for axis in self.axes)
+        return self.energy is None and all(axis.limit == axis.grid // 2 for axis in self.axes)
 
     @property
     def keeps_input(self) -> bool:
@@ -226,6 +229,7 @@ def conv_geometry(
         out_features=kernel_shape[-1],
         groups=feature_group_count,
         batch=batch,
+        energy=band if isinstance(band, Energy) else None,
     )
 
 

@@ -58,6 +58,38 @@ class ConvGeneralDilated:
         Raises:
           ValueError: ``batch_group_count`` is not 1, or as :func:`bandjax.band_conv`.
         """
+        y, _ = self.with_modes(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+            out_sharding,
+        )
+        return y
+
+    def with_modes(
+        self,
+        lhs: jax.Array,
+        rhs: jax.Array,
+        window_strides: Sequence[int],
+        padding: PaddingLike,
+        lhs_dilation: Sequence[int] | None = None,
+        rhs_dilation: Sequence[int] | None = None,
+        dimension_numbers: Any = None,
+        feature_group_count: int = 1,
+        batch_group_count: int = 1,
+        precision: Any = None,
+        preferred_element_type: jax.typing.DTypeLike | None = None,
+        out_sharding: Any = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the convolution, and the limits of the kept box, int32 ``(spatial axes,)``."""
         if batch_group_count != 1:
             raise ValueError(
                 f"batch_group_count must be 1 in a band-limited convolution, "
@@ -75,7 +107,7 @@ class ConvGeneralDilated:
             if wide.itemsize > x.dtype.itemsize:
                 kept_dtype = x.dtype if kept_dtype is None else kept_dtype
                 x, kernel = x.astype(wide), kernel.astype(wide)
-        y = band_conv(
+        y, modes = band_conv(
             x,
             kernel,
             self.band,
@@ -91,12 +123,13 @@ class ConvGeneralDilated:
             recompute_filter=self.recompute_filter,
             precision=precision,
             out_sharding=out_sharding,
+            return_modes=True,
         )
         if preferred_element_type is not None:
             y = y.astype(preferred_element_type)
         # Axis i of the result goes where the output's layout has it.
         batch, features, *spatial = layout.out_spec
-        return jnp.moveaxis(y, range(y.ndim), (batch, *spatial, features))
+        return jnp.moveaxis(y, range(y.ndim), (batch, *spatial, features)), modes
 
 
 def conv_general_dilated(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 
+from bandjax._band import Energy
+from bandjax._energy import compression_at
 from bandjax._geometry import ConvGeometry, conv_geometry
 from bandjax._hook import ConvGeneralDilated, conv_general_dilated
 
@@ -20,32 +21,38 @@ class AsFlaxSees:
     Every attribute is the layer's, but for the convolution to call and, where Flax would pad the
     input itself, the padding: the operator knows the periodic layer, Flax's wrapped input would be
     another one.
+
+    Attributes:
+      modes: after the call, the limits of the box that it kept.
     """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self.conv_general_dilated: Any = hook(layer)
+        self._convolution = hook(layer)
+        self.conv_general_dilated = self._convolve
         self.conv_general_dilated_cls = None
-        self.padding = layer.padding
-        if isinstance(layer.padding, str) and layer.padding in _PADDED_BY_FLAX:
-            self.padding = "VALID"
-            self.conv_general_dilated = _WithPadding(self.conv_general_dilated, layer.padding)
+        by_flax = not (isinstance(layer.padding, str) and layer.padding in _PADDED_BY_FLAX)
+        self.padding = layer.padding if by_flax else "VALID"
+        self.modes: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
 
-
-@dataclasses.dataclass(frozen=True)
-class _WithPadding:
-    """A convolution that pads in its own way, whatever it is told."""
-
-    convolution: ConvGeneralDilated
-    padding: str
-
-    def __call__(
+    def _convolve(
         self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
     ) -> jax.Array:
-        return self.convolution(lhs, rhs, strides, self.padding, **options)
+        if self.padding is not self._layer.padding:
+            padding = self._layer.padding
+        y, self.modes = self._convolution.with_modes(lhs, rhs, strides, padding, **options)
+        return y
+
+
+def found_by_energy(layer: Any, seen: AsFlaxSees, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns what an ``Energy`` band found in a call: limits and true compression, by name."""
+    if not isinstance(layer.band, Energy):
+        return {}
+    geometry = layer.geometry(input_shape)
+    return {"modes": seen.modes, "compression": compression_at(geometry, seen.modes)}
 
 
 def hook(layer: Any) -> ConvGeneralDilated:

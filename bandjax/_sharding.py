@@ -10,13 +10,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def call(
-    operator: Callable[[jax.Array, jax.Array], jax.Array],
+    operator: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     x: jax.Array,
     kernel: jax.Array,
     rank: int,
     out_sharding: Any = None,
-) -> jax.Array:
-    """Returns ``operator(x, kernel)``; the result lies like the batch of ``x``.
+) -> tuple[jax.Array, jax.Array]:
+    """Returns ``operator(x, kernel)``: a result that lies like the batch of ``x``, and a small one.
 
     Two kinds of mesh need help with a ``custom_vjp``. Under ``shard_map`` a gradient must vary over
     the same mesh axes as its argument, so both arguments are cast to vary over the axes of either
@@ -31,7 +31,8 @@ def call(
         batch = _spec(x)[: x.ndim - rank - 1]
         out_sharding = PartitionSpec(*batch, *([None] * rank), _spec(kernel)[-1])
         out_sharding = NamedSharding(mesh, out_sharding)
-    return jax.sharding.auto_axes(operator, out_sharding=out_sharding)(x, kernel)
+    shardings = out_sharding, NamedSharding(mesh, PartitionSpec())
+    return jax.sharding.auto_axes(operator, out_sharding=shardings)(x, kernel)
 
 
 def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -27,6 +27,9 @@ class BandConv(nn.Conv):
         which the layer equals ``flax.linen.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
 
+    With an :class:`bandjax.Energy` band each call sows the limits of the box that it found, int32
+    ``modes``, and its true ``compression`` into the collection ``intermediates``.
+
     Raises:
       TypeError: ``conv_general_dilated`` is given, or an argument has the wrong type.
       ValueError: an argument has a value out of range.
@@ -61,7 +64,11 @@ class BandConv(nn.Conv):
         """
         check_groups(inputs.shape[-1], self.features, self.feature_group_count)
         # Flax wraps the methods of a module; what it wraps takes any object for its module.
-        return nn.Conv.__call__.__wrapped__(_layer.AsFlaxSees(self), inputs)  # type: ignore[attr-defined]
+        seen = _layer.AsFlaxSees(self)
+        y = nn.Conv.__call__.__wrapped__(seen, inputs)  # type: ignore[attr-defined]
+        for name, value in _layer.found_by_energy(self, seen, inputs.shape).items():
+            self.sow("intermediates", name, value)
+        return y
 
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``."""

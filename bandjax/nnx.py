@@ -31,6 +31,9 @@ class BandConv(nnx.Conv):
       **conv: the further arguments of ``flax.nnx.Conv``, ``conv_general_dilated`` excepted.
         ``CIRCULAR`` padding makes a periodic layer on a grid of one period.
 
+    With an :class:`bandjax.Energy` band each call sows the limits of the box that it found, int32
+    ``modes``, and its true ``compression`` as ``nnx.Intermediate`` for ``nnx.capture``.
+
     Raises:
       TypeError: ``conv_general_dilated`` is given, or an argument has the wrong type.
       ValueError: an argument has a value out of range.
@@ -77,7 +80,12 @@ class BandConv(nnx.Conv):
         Returns ``(batch..., *spatial_out, out_features)``. ``out_sharding`` is for meshes with
         explicit axes.
         """
-        return nnx.Conv.__call__(_layer.AsFlaxSees(self), inputs, out_sharding)  # type: ignore[arg-type]
+        seen = _layer.AsFlaxSees(self)
+        y = nnx.Conv.__call__(seen, inputs, out_sharding)  # type: ignore[arg-type]
+        if hasattr(self, "__captures__"):  # Outside of nnx.capture a sown value would stay here.
+            for name, value in _layer.found_by_energy(self, seen, inputs.shape).items():
+                self.sow(nnx.Intermediate, name, value)
+        return y
 
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``."""

@@ -55,6 +55,24 @@ def test_modes_of_the_wrong_type(limit):
         bandjax.Modes(limit)
 
 
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("inf"), float("nan")])
+def test_share_out_of_range(share):
+    with raises(ValueError, "share must satisfy 0 < share <= 1, got ", str(share)):
+        bandjax.Energy(share)
+
+
+@pytest.mark.parametrize("share", ["a", None, True, 1j, (0.5,)])
+def test_share_of_the_wrong_type(share):
+    with raises(TypeError, "share must be a real number, got ", repr(share)):
+        bandjax.Energy(share)
+
+
+@pytest.mark.parametrize("bound", [0.5, "0.5", (3, 3), bandjax.Energy(0.5)])
+def test_bound_of_the_wrong_type(bound):
+    with raises(TypeError, "at_most must be bandjax.Compression", "got ", repr(bound)):
+        bandjax.Energy(0.9, at_most=bound)
+
+
 def test_no_modes():
     with raises(ValueError, "Modes", "one limit for each spatial axis", "none"):
         bandjax.Modes()
