@@ -20,6 +20,7 @@ MODULES = [
     "_conv",
     "_geometry",
     "_hook",
+    "_summary",
     "linen",
     "memory",
     "nnx",
