@@ -329,7 +329,7 @@ def summary(
       ValueError: what the layers raise of inputs that do not fit.
 
     Example:
-      >>> from flax import nnx
+      >>> from bandjax.nnx import BandConv
       >>> layer = BandConv(16, 8, (3, 3), band=Modes(3, 2), rngs=nnx.Rngs(0))
       >>> (record,) = summary(layer, (8, 32, 32, 16)).layers
       >>> record.geometry.grid, record.geometry.box, record.kept_bytes, record.dense_bytes

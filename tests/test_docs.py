@@ -17,6 +17,7 @@ import bandjax
 MODULES = [
     "_band",
     "_checkpoint",
+    "_compiled",
     "_conv",
     "_geometry",
     "_hook",
@@ -24,6 +25,7 @@ MODULES = [
     "linen",
     "memory",
     "nnx",
+    "schedule",
     "spectral",
 ]
 
