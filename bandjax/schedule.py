@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any, SupportsIndex
 
 from bandjax._band import Band, Compression, Energy, Modes
-from bandjax._band_json import band_from_json, band_to_json, distinct
+from bandjax._band_json import band_from_json, band_key, band_to_json, distinct
 from bandjax._compiled import Compiled, check_integer
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Piecewise",
     "Recalibrated",
     "Schedule",
+    "band_key",
     "constant",
     "from_dict",
     "from_json",
