@@ -259,6 +259,7 @@ class Summary:
         return "\n".join(lines)
 
 
+_LEVEL = 4  # bytes of the integer that tells the box of an Energy band
 _SIZES = (("B", 1), ("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30))
 _COUNTS = (("", 1), ("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12))
 
@@ -461,6 +462,8 @@ def _kept_bytes(
     size = numbers * batch * channels * kept_dtype.itemsize
     if kept_dtype == jnp.int8:
         size += (channels + (1 if geometry.keeps_input else geometry.kept)) * scale
+    if geometry.energy is not None:
+        size += _LEVEL
     if not options.recompute_filter and method != "direct" and spatial:
         size += 2 * geometry.kept * channels // geometry.groups * geometry.out_features * scale
     return size

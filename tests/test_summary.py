@@ -110,6 +110,8 @@ KEPT = [
     {"band": Modes(3, 2), "strides": 2, "padding": "VALID", "feature_group_count": 2},
     {"band": Modes(3, 2), "recompute_filter": False, "method": "dft", "feature_group_count": 2},
     {"band": Modes(3, 2), "recompute_filter": False, "method": "direct"},
+    {"band": Energy(0.9)},
+    {"band": Energy(0.9, Modes(2, 2)), "residual_dtype": "int8"},
     {"band": Modes(3, 2), "recompute_filter": False, "method": "fft", "residual_dtype": "float16"},
 ]
 
