@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bandjax import memory as memory
+from bandjax import schedule as schedule
 from bandjax import spectral as spectral
 from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
@@ -23,6 +24,9 @@ from bandjax._geometry import ConvGeometry as ConvGeometry
 from bandjax._geometry import conv_geometry as conv_geometry
 from bandjax._hook import conv_general_dilated as conv_general_dilated
 from bandjax._native import NATIVE_TARGETS as NATIVE_TARGETS
+from bandjax._summary import LayerSummary as LayerSummary
+from bandjax._summary import Summary as Summary
+from bandjax._summary import summary as summary
 
 if TYPE_CHECKING:
     from bandjax import linen as linen

@@ -122,7 +122,9 @@ def _native_cost(geometry: ConvGeometry) -> float:
         (inputs, [axis.size for axis in geometry.axes]),
         (outputs, [axis.out for axis in geometry.axes]),
     ]
-    transforms = sum(batch * _whole_lanes(c) * _chain(n, geometry) for c, n in sides)
+    transforms = sum(
+        batch * _whole_lanes(c) * transform_multiply_adds(n, geometry) for c, n in sides
+    )
     if max(geometry.grid) > _LONG_GRID:
         transforms *= 2  # The table is larger than the caches.
     moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
@@ -163,7 +165,10 @@ def estimated_costs(geometry: ConvGeometry, platform: str) -> dict[str, float]:
 
     def matrices(samples: Sequence[int], channels: int) -> float:
         numbers = math.prod(samples) * channels
-        return max(rates.sample * numbers, rates.multiply * channels * _chain(samples, geometry))
+        return max(
+            rates.sample * numbers,
+            rates.multiply * channels * transform_multiply_adds(samples, geometry),
+        )
 
     product = rates.multiply * 9 * geometry.kept * batch * channel_pairs
     filters = rates.filter * 2 * geometry.kept * channel_pairs
@@ -179,13 +184,13 @@ def estimated_costs(geometry: ConvGeometry, platform: str) -> dict[str, float]:
         "dft": product
         + filters
         + 2 * (matrices(size, inputs) + matrices(out, outputs))
-        + rates.multiply * 3 * channel_pairs * _chain(taps, geometry),
+        + rates.multiply * 3 * channel_pairs * transform_multiply_adds(taps, geometry),
         "fft": product + filters + circle * (2 * inputs + 2 * outputs + 3 * channel_pairs),
         "direct": dense * 3 * batch * math.prod(out) * math.prod(taps) * channel_pairs + projection,
     }
 
 
-def _chain(samples: Sequence[int], geometry: ConvGeometry) -> int:
+def transform_multiply_adds(samples: Sequence[int], geometry: ConvGeometry) -> int:
     """Multiply-adds of one channel's transform, an axis after another, the last axis first."""
     box = geometry.box
     total = 0

@@ -119,7 +119,7 @@ class SavedBytes:
         Raises:
           ImportError: rich is not installed.
         """
-        rich_table = _report_module("rich.table")
+        rich_table = report_module("rich.table")
         made: Table = rich_table.Table(title=str(self).partition("\n")[0])
         for heading in ("layer", "kept", "type"):
             made.add_column(heading, overflow="fold")
@@ -132,7 +132,7 @@ class SavedBytes:
             rows.setdefault((tensor.layer, kept, f"{tensor.dtype} ({shape})"), []).append(
                 tensor.nbytes
             )
-        escape = _report_module("rich.markup").escape
+        escape = report_module("rich.markup").escape
         for cells, sizes in rows.items():
             made.add_row(*map(escape, cells), str(len(sizes)), f"{sum(sizes) / MIB:.3f}")
         return made
@@ -343,8 +343,8 @@ def table(reports: Mapping[str, SavedBytes]) -> Table:
       ValueError: no reports.
     """
     _check_reports(reports)
-    rich_table = _report_module("rich.table")
-    escape = _report_module("rich.markup").escape
+    rich_table = report_module("rich.table")
+    escape = report_module("rich.markup").escape
     made: Table = rich_table.Table(title="kept between forward and backward, MiB")
     made.add_column("", overflow="fold")
     for heading in ("total", "average", "share", "spectra", "other"):
@@ -388,10 +388,10 @@ def plot(
     if ax is None:
         size = (9, 1.6 + 0.5 * len(reports))
         if path is None:
-            pyplot = _report_module("matplotlib.pyplot")
+            pyplot = report_module("matplotlib.pyplot")
             _, ax = pyplot.subplots(figsize=size, layout="constrained")
         else:  # Not in pyplot's list of open figures.
-            figures = _report_module("matplotlib.figure")
+            figures = report_module("matplotlib.figure")
             ax = figures.Figure(figsize=size, layout="constrained").subplots()
     assert ax is not None
     groups = [_groups(saved) for saved in reports.values()]
@@ -463,14 +463,14 @@ def _check_reports(reports: Mapping[str, SavedBytes]) -> None:
         raise ValueError("reports must hold what at least one variant keeps, got none")
 
 
-def _report_module(name: str) -> Any:
+def report_module(name: str) -> Any:
     """Imports part of a package that the library itself does without."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
         raise ImportError(
-            f"bandjax.memory draws with {package}: pip install 'bandjax[report]', or {package}"
+            f"bandjax draws with {package}: pip install 'bandjax[report]', or {package}"
         ) from error
 
 

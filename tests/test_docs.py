@@ -17,12 +17,15 @@ import bandjax
 MODULES = [
     "_band",
     "_checkpoint",
+    "_compiled",
     "_conv",
     "_geometry",
     "_hook",
+    "_summary",
     "linen",
     "memory",
     "nnx",
+    "schedule",
     "spectral",
 ]
 

@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import bandjax
-from experiments.bands import parse_band
+from experiments.bands import parse_band, parse_fixed_band
 from experiments.benchmarks.allocator import release_memory, reuse_memory
 from experiments.benchmarks.timing import interleaved
 from experiments.command import parse_options, run_command
@@ -269,7 +269,7 @@ def _check(options: Options) -> None:
             if chosen not in known:
                 raise UserError(f"--{name}: no {chosen!r}; known: {', '.join(known)}")
     for band in options.bands:
-        parse_band(band)
+        parse_fixed_band(band)
     if options.runs < 0 or (options.batch is not None and options.batch < 1):
         raise UserError("need --runs >= 0 and --batch >= 1")
     if options.device == "cpu":

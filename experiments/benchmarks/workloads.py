@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import bandjax
-from experiments.bands import parse_band
+from experiments.bands import parse_band, parse_fixed_band
 from experiments.errors import UserError
 
 LAYER_PEERS = ("lax", "torch", "fft", "fft-pow2")
@@ -206,7 +206,7 @@ def select(
     if batch is not None:
         chosen = [replace(w, batch=batch) for w in chosen]
     if bands is not None:
-        labels = tuple(dict.fromkeys(parse_band(text)[0] for text in bands))
+        labels = tuple(dict.fromkeys(parse_fixed_band(text)[0] for text in bands))
         chosen = [replace(w, bands=labels) for w in chosen]
         for workload in chosen:
             _check_bands(workload)

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 import bandjax
-from experiments.accounting import compression_report, conv_geometries
+from experiments.accounting import compression_report
 from experiments.models import build
+from experiments.models.fcn import FCN
 
 
 @pytest.mark.parametrize("name", ["cnn", "fcn", "lenet"])
@@ -36,17 +37,27 @@ def test_geometries_follow_the_layers_inputs():
     VALID padding the grid is the input itself."""
     model = build("lenet", (32, 32, 3), 10, band=bandjax.Modes(5, 5))
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
-    geometries = conv_geometries(model, (1, 32, 32, 3))
-    assert geometries["conv1"].grid == (32, 32)
-    assert geometries["conv2"].grid == (14, 14)
-    for geometry in geometries.values():
-        assert geometry.modes == (5, 5)
-        assert geometry.kept == 11 * 6
-    assert geometries["conv1"].total == 32 * 17
+    report = compression_report(model, (32, 32, 3))
+    layers = report["layers"]
+    assert layers["conv1"]["grid"] == [32, 32]
+    assert layers["conv2"]["grid"] == [14, 14]
+    for layer in layers.values():
+        assert layer["modes"] == [5, 5]
+        assert layer["kept"] == 11 * 6
+    assert layers["conv1"]["total"] == 32 * 17
     after = nnx.to_pure_dict(nnx.state(model))
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert conv_geometries(model, (1, 32, 32, 3)) == geometries
+    assert compression_report(model, (32, 32, 3)) == report
 
 
 def test_dense_network_drops_nothing():
     assert compression_report(build("cnn", (8, 8, 1), 10, band=None), (8, 8, 1))["total"] == 0
+
+
+@pytest.mark.parametrize("remat", [nnx.remat, bandjax.nnx.remat])
+def test_networks_that_recompute(remat):
+    """Their blocks are called on copies of themselves, in a trace within the trace."""
+    band = bandjax.Compression(0.5)
+    report = compression_report(FCN((64, 1), 5, band=band, rngs=nnx.Rngs(0)), (64, 1))
+    again = FCN((64, 1), 5, band=band, remat=remat, rngs=nnx.Rngs(0))
+    assert compression_report(again, (64, 1)) == report

@@ -13,7 +13,6 @@ from calls import quick_jit
 from flax import nnx
 
 import bandjax
-from experiments.bands import parse_band
 from experiments.errors import UserError
 from experiments.models import build
 from experiments.models.densenet import DenseNet
@@ -55,27 +54,6 @@ def test_parameters_and_logits(name):
 def test_model_that_does_not_fit(name, shape, message):
     with pytest.raises(UserError, match=message):
         build(name, shape, 10, band=None)
-
-
-@pytest.mark.parametrize(
-    ("text", "label", "band"),
-    [
-        ("none", "none", None),
-        ("compression=.50", "compression=0.5", bandjax.Compression(0.5)),
-        ("Compression=0", "compression=0", bandjax.Compression(0.0)),
-        ("modes=8, 3", "modes=8,3", bandjax.Modes(8, 3)),
-    ],
-)
-def test_parse_band(text, label, band):
-    assert parse_band(text) == (label, band)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "none=1", "compression", "compression=1", "compression=x", "modes=", "modes=1.5"]
-)
-def test_parse_band_refuses(text):
-    with pytest.raises(UserError, match="band"):
-        parse_band(text)
 
 
 def parameters(make):
