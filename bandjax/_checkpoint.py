@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandjax._conv import SPECTRUM_NAME
 from bandjax._native import by_platform
+from bandjax._operator import SPECTRUM_NAME
 from bandjax._partition import Arrays, Operation, partitioned
 from bandjax._sharding import varying_axes
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from bandjax import _cost
 from bandjax._band import Band, Energy
-from bandjax._conv import _choose, _compute_dtype
+from bandjax._conv import choose
 from bandjax._geometry import ConvGeometry, conv_geometry
 from bandjax._hook import ConvGeneralDilated
 from bandjax._observe import Call, observe
+from bandjax._operator import compute_dtype
 from bandjax.memory import report_module
 
 if TYPE_CHECKING:
@@ -380,7 +381,7 @@ def _of_call(call: Call) -> LayerSummary:
     implementation = options.implementation
     if implementation is None and not options.recompute_filter:
         implementation = "xla"
-    method, native = _choose(geometry, options.method, implementation, dtype)
+    method, native = choose(geometry, options.method, implementation, dtype)
     spatial = getattr(layer, "param_domain", "spatial") == "spatial"
     if not spatial and method == "direct":  # which needs the kernel's taps
         method = "dft"
@@ -453,7 +454,7 @@ def _kept_bytes(
 ) -> int:
     batch, channels = math.prod(geometry.batch), geometry.in_features
     kept_dtype = jnp.dtype(dtype if options.residual_dtype is None else options.residual_dtype)
-    scale = _compute_dtype(dtype).itemsize
+    scale = compute_dtype(dtype).itemsize
     numbers = (
         math.prod(axis.size for axis in geometry.axes)
         if geometry.keeps_input

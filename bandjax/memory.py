@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax._conv import FILTER_NAME, SPECTRUM_NAME
+from bandjax._operator import FILTER_NAME, SPECTRUM_NAME
 from bandjax._residuals import Residual, residuals
 
 if TYPE_CHECKING:
