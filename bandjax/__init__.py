@@ -24,6 +24,7 @@ from bandjax._geometry import ConvGeometry as ConvGeometry
 from bandjax._geometry import conv_geometry as conv_geometry
 from bandjax._hook import conv_general_dilated as conv_general_dilated
 from bandjax._native import NATIVE_TARGETS as NATIVE_TARGETS
+from bandjax._spectral_conv import spectral_conv as spectral_conv
 from bandjax._summary import LayerSummary as LayerSummary
 from bandjax._summary import Summary as Summary
 from bandjax._summary import summary as summary

@@ -117,7 +117,7 @@ def band_conv(
     Source: Dziedzic et al., "Band-limited Training and Inference for Convolutional Neural
     Networks", ICML 2019, section 3.
     """
-    _check_arrays(x, kernel)
+    check_arrays(x, kernel)
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     check_options(band, method, implementation, residual_dtype, recompute_filter)
     geometry = conv_geometry(
@@ -202,15 +202,16 @@ def choose(
     return method, there and method == "dft"
 
 
-def _check_arrays(x: Any, kernel: Any) -> None:
-    for name, array in (("x", x), ("kernel", kernel)):
+def check_arrays(x: Any, kernel: Any, name: str = "kernel") -> None:
+    """Raises TypeError unless both are floating-point arrays of one type."""
+    for label, array in (("x", x), (name, kernel)):
         if not isinstance(array, jax.Array | np.ndarray):
-            raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+            raise TypeError(f"{label} must be an array, got {type(array).__name__}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} must be of a floating-point type, got {array.dtype}")
+            raise TypeError(f"{label} must be of a floating-point type, got {array.dtype}")
     if x.dtype != kernel.dtype:
         raise TypeError(
-            f"x and kernel must have the same type, got {x.dtype} and {kernel.dtype}; "
+            f"x and {name} must have the same type, got {x.dtype} and {kernel.dtype}; "
             f"cast one of them"
         )
 

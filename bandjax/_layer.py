@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from bandjax._band import Energy
+from bandjax._band import Band, Energy
 from bandjax._energy import compression_at
 from bandjax._geometry import ConvGeometry, conv_geometry
 from bandjax._hook import ConvGeneralDilated, conv_general_dilated
@@ -68,13 +68,13 @@ def hook(layer: Any) -> ConvGeneralDilated:
 
 
 def geometry(
-    layer: Any, input_shape: tuple[int, ...], kernel_shape: tuple[int, ...]
+    layer: Any, input_shape: tuple[int, ...], kernel_shape: tuple[int, ...], band: Band
 ) -> ConvGeometry:
-    """Returns the geometry of a Flax layer's convolution; its None stands for 1."""
+    """Returns the geometry of a Flax layer's convolution at a band; its None stands for 1."""
     return conv_geometry(
         input_shape,
         kernel_shape,
-        layer.band,
+        band,
         strides=layer.strides or 1,
         padding=layer.padding,
         input_dilation=layer.input_dilation or 1,

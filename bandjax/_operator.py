@@ -127,26 +127,26 @@ class How:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def conv(how: How, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves ``x`` ``(N, *spatial, C)``, float32 or float64; by native kernels bfloat16 too."""
-    return _conv_kept(how, _restore(how, _keep(how, x), kernel.dtype), kernel, x.dtype)
+    return _conv_kept(how, restore(how, keep(how, x), kernel.dtype), kernel, x.dtype)
 
 
 def _conv_fwd(how: How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    kept = _named(_keep(how, x), SPECTRUM_NAME)
-    restored = _restore(how, kept, kernel.dtype)
+    kept = named(keep(how, x), SPECTRUM_NAME)
+    restored = restore(how, kept, kernel.dtype)
     if how.keeps_filter:
-        filter_spectrum = _named(_filter_spectrum(how, kernel), FILTER_NAME)
-        y = _conv_spectra(how, restored, filter_spectrum)
+        filter_spectrum = named(_filter_spectrum(how, kernel), FILTER_NAME)
+        y = conv_spectra(how, restored, filter_spectrum)
         return y, (kept, kernel, filter_spectrum)
     return _conv_kept(how, restored, kernel, x.dtype), (kept, kernel)
 
 
 def _conv_bwd(how: How, residuals: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
     kept, kernel, *filter_spectrum = residuals
-    restored = _restore(how, kept, kernel.dtype)
+    restored = restore(how, kept, kernel.dtype)
     if how.native:
         return _native_bwd(how, restored, kernel, ct)
     ct_kept, ct_kernel = _pull_back(how, restored, kernel, filter_spectrum, ct)
-    return _keep_transposed(how, ct_kept), ct_kernel
+    return keep_transposed(how, ct_kept), ct_kernel
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
@@ -159,7 +159,7 @@ def _pull_back(
     # The operator is linear in what was kept and in the filter, so that its vjp needs no value but
     # the residuals.
     if filter_spectrum:
-        _, pull_back = jax.vjp(functools.partial(_conv_spectra, how), kept, *filter_spectrum)
+        _, pull_back = jax.vjp(functools.partial(conv_spectra, how), kept, *filter_spectrum)
         ct_kept, ct_filter = pull_back(ct)
         (ct_kernel,) = jax.vjp(functools.partial(_filter_spectrum, how), kernel)[1](ct_filter)
         return ct_kept, ct_kernel
@@ -183,8 +183,8 @@ def conv_cut(how: How, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.
 def _cut_fwd(how: How, x: jax.Array, kernel: jax.Array) -> tuple[Any, Any]:
     kept, level, spectrum = _keep_cut(how, x, kernel.dtype)
     if how.keeps_filter:
-        filter_spectrum = _named(_filter_spectrum(how, kernel), FILTER_NAME)
-        y = _conv_spectra(how, spectrum, filter_spectrum)
+        filter_spectrum = named(_filter_spectrum(how, kernel), FILTER_NAME)
+        y = conv_spectra(how, spectrum, filter_spectrum)
         return (y, level), (kept, level, kernel, filter_spectrum)
     return (_conv_kept(how, spectrum, kernel, x.dtype), level), (kept, level, kernel)
 
@@ -192,14 +192,14 @@ def _cut_fwd(how: How, x: jax.Array, kernel: jax.Array) -> tuple[Any, Any]:
 def _cut_bwd(how: How, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
     kept, level, kernel, *filter_spectrum = residuals
     ct, _ = cts
-    spectrum = _spectrum_of(how, _restore(how, kept, kernel.dtype))
+    spectrum = _spectrum_of(how, restore(how, kept, kernel.dtype))
     if how.native:  # The cotangent is cut, and with it both products.
         return _native_bwd(how, spectrum, kernel, ct, level)
     if how.geometry.keeps_input:
         spectrum = _energy.cut(how.geometry, spectrum, level)
     ct_spectrum, ct_kernel = _pull_back(how, spectrum, kernel, filter_spectrum, ct)
     ct_spectrum = _energy.cut(how.geometry, ct_spectrum, level)
-    return _keep_transposed(how, ct_spectrum), ct_kernel
+    return keep_transposed(how, ct_spectrum), ct_kernel
 
 
 conv_cut.defvjp(_cut_fwd, _cut_bwd)
@@ -211,22 +211,22 @@ def _keep_cut(
     """Returns what the backward pass keeps, the level of the box, and the cut spectrum."""
     kept: Kept | Quantised
     if how.geometry.keeps_input:
-        kept = _named(_rounded(how, x, x.dtype), SPECTRUM_NAME)
-        spectrum = _spectrum_of(how, _restore(how, kept, dtype))
-        level = _named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
+        kept = named(_rounded(how, x, x.dtype), SPECTRUM_NAME)
+        spectrum = _spectrum_of(how, restore(how, kept, dtype))
+        level = named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
         return kept, level, _energy.cut(how.geometry, spectrum, level)
     spectrum = _analyse(how, x)
-    level = _named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
+    level = named(_energy.find_level(how.geometry, spectrum, x), SPECTRUM_NAME)
     spectrum = _energy.cut(how.geometry, spectrum, level)
-    kept = _named(_rounded(how, spectrum, x.dtype), SPECTRUM_NAME)
-    return kept, level, _spectrum_of(how, _restore(how, kept, dtype))
+    kept = named(_rounded(how, spectrum, x.dtype), SPECTRUM_NAME)
+    return kept, level, _spectrum_of(how, restore(how, kept, dtype))
 
 
 def _spectrum_of(how: How, kept: Kept) -> Spectrum:
     return kept if isinstance(kept, tuple) else _analyse(how, kept)
 
 
-def _named(tree: Any, name: str) -> Any:
+def named(tree: Any, name: str) -> Any:
     return jax.tree.map(lambda a: checkpoint_name(a, name), tree)
 
 
@@ -245,7 +245,7 @@ def _native_bwd(
     return _native_transform.synthesis(transform, ct_kept), ct_kernel
 
 
-def _keep(how: How, x: jax.Array) -> Kept | Quantised:
+def keep(how: How, x: jax.Array) -> Kept | Quantised:
     """Returns what the backward pass keeps of ``x``: its spectrum, or itself if that is less."""
     return _rounded(how, x if how.geometry.keeps_input else _analyse(how, x), x.dtype)
 
@@ -259,7 +259,7 @@ def _rounded(how: How, kept: Kept, dtype: np.dtype[Any]) -> Kept | Quantised:
     return jax.tree.map(lambda a: a.astype(how.residual_dtype), kept)
 
 
-def _restore(how: How, kept: Kept | Quantised, dtype: np.dtype[Any]) -> Kept:
+def restore(how: How, kept: Kept | Quantised, dtype: np.dtype[Any]) -> Kept:
     if isinstance(kept, Quantised):
         return kept.restored(dtype)
     if how.native and how.residual_dtype == jnp.bfloat16 and dtype != jnp.float64:
@@ -270,15 +270,15 @@ def _restore(how: How, kept: Kept | Quantised, dtype: np.dtype[Any]) -> Kept:
     return restored
 
 
-def _keep_transposed(how: How, ct: Kept) -> jax.Array:
-    """The adjoint of :func:`_keep`, straight through the rounding."""
+def keep_transposed(how: How, ct: Kept) -> jax.Array:
+    """The adjoint of :func:`keep`, straight through the rounding."""
     if isinstance(ct, tuple):
         return _batch_first(from_spectrum(how.transform, how.input_samples, ct))
     return ct
 
 
 def _conv_kept(how: How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Convolves what :func:`_keep` kept of the input; linear in ``kept`` and in ``kernel``.
+    """Convolves what :func:`keep` kept of the input; linear in ``kept`` and in ``kernel``.
 
     ``dtype`` is that of the result, with native kernels; the kernel's without.
     """
@@ -289,14 +289,14 @@ def _conv_kept(how: How, kept: Kept, kernel: jax.Array, dtype: jax.typing.DTypeL
         output_spectrum = _native_product.multiply_sum(how.native_product, spectrum, kernel)
         transform = how.native_transform(how.output_samples, jnp.dtype(dtype), kernel.dtype)
         return _native_transform.synthesis(transform, output_spectrum)
-    return _conv_spectra(how, spectrum, _filter_spectrum(how, kernel))
+    return conv_spectra(how, spectrum, _filter_spectrum(how, kernel))
 
 
 def _filter_spectrum(how: How, kernel: jax.Array) -> Spectrum:
     return to_spectrum(how.transform, how.kernel_samples, kernel)
 
 
-def _conv_spectra(how: How, kept: Kept, filter_spectrum: Spectrum) -> jax.Array:
+def conv_spectra(how: How, kept: Kept, filter_spectrum: Spectrum) -> jax.Array:
     """:func:`_conv_kept` by the methods that hold the filter's spectrum."""
     spectrum = _spectrum_of(how, kept)
     output_spectrum = multiply_sum(how.product, spectrum, filter_spectrum)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import linen as nn
 
-from bandjax import _layer
+from bandjax import _layer, _spectral_layer
 from bandjax._band import Band
 from bandjax._geometry import ConvGeometry, check_groups
 
@@ -26,6 +27,15 @@ class BandConv(nn.Conv):
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.linen.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
+      param_domain: "spatial", or "spectral" for a layer whose parameter is the filter's spectrum on
+        the band, ``kernel_spectrum`` ``(2, *box, in / groups, out)``, in place of ``kernel``: see
+        :func:`bandjax.spectral_conv`. Its initial value is the spectrum of what ``kernel_init``
+        gives.
+      spatial_shape: with spectral parameters, the sizes of the input's spatial axes, which set the
+        grid that they belong to; by default those of the input. To apply parameters at another
+        resolution, give the one that they were made for.
+      spectral_decay: with spectral parameters, emphasis of low frequencies: the initial
+        coefficients are multiplied by ``(1 + |u|) ** -spectral_decay``.
 
     With an :class:`bandjax.Energy` band each call sows the limits of the box that it found, int32
     ``modes``, and its true ``compression`` into the collection ``intermediates``.
@@ -47,6 +57,9 @@ class BandConv(nn.Conv):
     implementation: str | None = None
     residual_dtype: jax.typing.DTypeLike | None = None
     recompute_filter: bool = True
+    param_domain: str = "spatial"
+    spatial_shape: Sequence[int] | None = None
+    spectral_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if self.conv_general_dilated is not None or self.conv_general_dilated_cls is not None:
@@ -54,6 +67,7 @@ class BandConv(nn.Conv):
                 "conv_general_dilated is what BandConv sets; give it to flax.linen.Conv instead"
             )
         _layer.hook(self)  # Raises now what would raise in the first call.
+        _spectral_layer.check(self)
         super().__post_init__()
 
     @nn.compact
@@ -64,6 +78,8 @@ class BandConv(nn.Conv):
         """
         check_groups(inputs.shape[-1], self.features, self.feature_group_count)
         # Flax wraps the methods of a module; what it wraps takes any object for its module.
+        if self.param_domain == "spectral":
+            return self._spectral(inputs)
         seen = _layer.AsFlaxSees(self)
         y = nn.Conv.__call__.__wrapped__(seen, inputs)  # type: ignore[attr-defined]
         for name, value in _layer.found_by_energy(self, seen, inputs.shape).items():
@@ -71,7 +87,37 @@ class BandConv(nn.Conv):
         return y
 
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
-        """Returns grid, kept box and true compression for inputs of ``input_shape``."""
+        """Returns grid, kept box and true compression for inputs of ``input_shape``.
+
+        With spectral parameters, for inputs of ``spatial_shape``, or of the shape that the layer
+        was initialised with, the box of the parameters.
+        """
+        return _layer.geometry(self, tuple(input_shape), self._kernel_shape(input_shape), self.band)
+
+    def _kernel_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         size = (self.kernel_size,) if isinstance(self.kernel_size, int) else self.kernel_size
-        per_group = input_shape[-1] // self.feature_group_count
-        return _layer.geometry(self, tuple(input_shape), (*size, per_group, self.features))
+        return (*size, input_shape[-1] // self.feature_group_count, self.features)
+
+    def _spectral(self, inputs: jax.Array) -> jax.Array:
+        kernel_shape = self._kernel_shape(inputs.shape)
+        rank = len(kernel_shape) - 2
+        spatial = inputs.shape[-rank - 1 : -1] if self.spatial_shape is None else self.spatial_shape
+        own = self.geometry((1, *spatial, inputs.shape[-1]))
+
+        def init(key: jax.Array) -> jax.Array:
+            kernel = self.kernel_init(key, kernel_shape, self.param_dtype)
+            return _spectral_layer.initial(self, kernel, own)
+
+        spectrum = self.param("kernel_spectrum", init)
+        # Parameters of another resolution: applied there without `spatial_shape`, their box tells.
+        if spectrum.shape[1:-2] != own.box:
+            raise ValueError(
+                f"kernel_spectrum has the box {spectrum.shape[1:-2]}, inputs of "
+                f"{inputs.shape} have {own.box}: to use parameters at another resolution, set "
+                "spatial_shape to the one that they belong to"
+            )
+        bias: jax.Array | None = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        arrays: Any = self.promote_dtype(inputs, spectrum, bias, dtype=self.dtype)
+        return _spectral_layer.call(self, *arrays, own.grid)

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from bandjax import _layer
+from bandjax import _layer, _spectral_layer
 from bandjax._band import Band
 from bandjax._checkpoint import checkpoint, save_spectra
 from bandjax._geometry import ConvGeometry, check_groups
+from bandjax._observe import observe
 
-__all__ = ["BandConv", "remat"]
+__all__ = ["BandConv", "remat", "to_spatial", "to_spectral"]
 
 
 class BandConv(nnx.Conv):
@@ -28,6 +29,15 @@ class BandConv(nnx.Conv):
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.nnx.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
+      param_domain: "spatial", or "spectral" for a layer whose parameter is the filter's spectrum on
+        the band, ``kernel_spectrum`` ``(2, *box, in / groups, out)``, in place of ``kernel``: see
+        :func:`bandjax.spectral_conv`. Its initial value is the spectrum of what ``kernel_init``
+        gives, so that the layer begins as the spatial one. It keeps its frequencies on inputs of
+        other sizes.
+      spatial_shape: with spectral parameters, the sizes of the input's spatial axes, which set the
+        grid that they belong to.
+      spectral_decay: with spectral parameters, emphasis of low frequencies: the initial
+        coefficients are multiplied by ``(1 + |u|) ** -spectral_decay``.
       **conv: the further arguments of ``flax.nnx.Conv``, ``conv_general_dilated`` excepted.
         ``CIRCULAR`` padding makes a periodic layer on a grid of one period.
 
@@ -44,6 +54,9 @@ class BandConv(nnx.Conv):
       (2, 32, 32, 8)
     """
 
+    kernel_spectrum: Any  # With spectral parameters, in place of `kernel`.
+    spectral_grid: tuple[int, ...]
+
     def __init__(
         self,
         in_features: int,
@@ -57,6 +70,9 @@ class BandConv(nnx.Conv):
         implementation: str | None = None,
         residual_dtype: jax.typing.DTypeLike | None = None,
         recompute_filter: bool = True,
+        param_domain: str = "spatial",
+        spatial_shape: Sequence[int] | None = None,
+        spectral_decay: float = 0.0,
         rngs: nnx.Rngs,
         **conv: Any,
     ) -> None:
@@ -72,7 +88,18 @@ class BandConv(nnx.Conv):
         self.implementation = implementation
         self.residual_dtype = residual_dtype
         self.recompute_filter = recompute_filter
+        self.param_domain = param_domain
+        self.spectral_decay = spectral_decay
         _layer.hook(self)  # Raises now what would raise in the first call.
+        _spectral_layer.check(self)
+        if (spatial_shape is None) == (param_domain == "spectral"):
+            raise ValueError(
+                "spatial_shape, the sizes of the input's spatial axes, is for "
+                f"param_domain='spectral', and needed there; got {spatial_shape!r} with "
+                f"{param_domain!r}"
+            )
+        if spatial_shape is not None:
+            _make_spectral(self, spatial_shape, conv.get("kernel_metadata", {}))
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Applies the layer to ``(batch..., *spatial, in_features)``.
@@ -80,6 +107,12 @@ class BandConv(nnx.Conv):
         Returns ``(batch..., *spatial_out, out_features)``. ``out_sharding`` is for meshes with
         explicit axes.
         """
+        if self.param_domain == "spectral":
+            bias = None if self.bias is None else self.bias[...]
+            arrays = inputs, self.kernel_spectrum[...], bias
+            inputs, spectrum, bias = self.promote_dtype(arrays, dtype=self.dtype)
+            grid = self.spectral_grid
+            return _spectral_layer.call(self, inputs, spectrum, bias, grid, out_sharding)
         seen = _layer.AsFlaxSees(self)
         y = nnx.Conv.__call__(seen, inputs, out_sharding)  # type: ignore[arg-type]
         if hasattr(self, "__captures__"):  # Outside of nnx.capture a sown value would stay here.
@@ -89,7 +122,106 @@ class BandConv(nnx.Conv):
 
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``."""
-        return _layer.geometry(self, tuple(input_shape), self.kernel_shape)
+        if self.param_domain == "spectral":
+            box = self.kernel_spectrum.shape[1:-2]
+            return _spectral_layer.geometry_at(self, input_shape, self.kernel_shape, box)
+        return _layer.geometry(self, tuple(input_shape), self.kernel_shape, self.band)
+
+
+def to_spectral(model: nnx.Module, *inputs: Any, decay: float = 0.0) -> list[str]:
+    """Lets the filters of a model's ``BandConv`` layers live in the frequency domain, in place.
+
+    The parameter ``kernel`` of each layer, trained or not, gives way to ``kernel_spectrum``, its
+    spectrum on the layer's band. The model computes what it did before, to rounding; trained
+    further, its filters are no longer bound to their taps.
+
+    Args:
+      model: with ``BandConv`` layers, or one such layer.
+      *inputs: what the model is called with, arrays, ``jax.ShapeDtypeStruct`` or shapes: they tell
+        the grid of every layer. Nothing is computed.
+      decay: coefficients are multiplied by ``(1 + |u|) ** -decay``; 0 leaves them as they are.
+
+    Returns:
+      The paths of the layers, in the order of their calls.
+
+    Raises:
+      ValueError: a layer is not called, its parameters are spectral already, or it has an option
+        that does not go with them.
+
+    Example:
+      >>> layer = BandConv(3, 8, (3, 3), band=Compression(0.5), rngs=nnx.Rngs(0))
+      >>> to_spectral(layer, (2, 32, 32, 3)), layer.kernel_spectrum.shape
+      ([''], (2, 23, 12, 3, 8))
+    """
+    layers = _band_convs(model)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for call in observe(model, inputs, {})[0]:
+        shapes.setdefault(call.path, call.input.shape)
+    for path, layer in layers.items():
+        if path not in shapes:
+            raise ValueError(f"layer {path!r} is not called with these inputs")
+        if layer.param_domain == "spectral":
+            raise ValueError(f"the parameters of layer {path!r} are spectral already")
+        rank = len(layer.kernel_size)
+        before = layer.param_domain, layer.spectral_decay
+        layer.param_domain, layer.spectral_decay = "spectral", decay
+        try:
+            _spectral_layer.check(layer)
+        except (TypeError, ValueError):
+            layer.param_domain, layer.spectral_decay = before
+            raise
+        _make_spectral(layer, shapes[path][-rank - 1 : -1], layer.kernel.get_metadata())
+    return [path for path in shapes if path in layers]
+
+
+def to_spatial(model: nnx.Module) -> list[str]:
+    """Gives the ``BandConv`` layers of a model spatial kernels again, in place.
+
+    A kernel's spectrum comes nearest to the layer's by least squares, over all frequencies. What
+    :func:`to_spectral` made comes back, to rounding, if the band holds no fewer coefficients than
+    the kernel has taps; what was trained as a spectrum is cut to the layer's ``kernel_size``.
+
+    Args:
+      model: with ``BandConv`` layers, or one such layer.
+
+    Returns:
+      The paths of the layers that had spectral parameters.
+    """
+    changed = []
+    for path, layer in _band_convs(model).items():
+        if layer.param_domain == "spatial":
+            continue
+        geometry = layer.geometry((1, *layer.spatial_shape, layer.in_features))
+        kernel = _spectral_layer.to_kernel(layer.kernel_spectrum[...], geometry)
+        layer.kernel = nnx.Param(kernel, **layer.kernel_spectrum.get_metadata())
+        del layer.kernel_spectrum
+        layer.param_domain, layer.spectral_decay = "spatial", 0.0
+        changed.append(path)
+    return changed
+
+
+def _band_convs(model: nnx.Module) -> dict[str, Any]:
+    return {
+        ".".join(map(str, path)): layer
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, BandConv)
+    }
+
+
+def _make_spectral(layer: Any, spatial_shape: Sequence[int], metadata: Any) -> None:
+    """Replaces the kernel of a layer by its spectrum."""
+    rank = len(layer.kernel_size)
+    if len(spatial_shape) != rank:
+        raise ValueError(
+            f"spatial_shape must have one size for each of the {rank} spatial axes, got "
+            f"{tuple(spatial_shape)}"
+        )
+    shape = (1, *spatial_shape, layer.in_features)
+    geometry = _layer.geometry(layer, shape, layer.kernel_shape, layer.band)
+    spectrum = _spectral_layer.initial(layer, layer.kernel[...], geometry)
+    layer.kernel_spectrum = nnx.Param(spectrum, **metadata)
+    layer.spectral_grid, layer.spatial_shape = geometry.grid, tuple(spatial_shape)
+    del layer.kernel
 
 
 def remat(f: Callable[..., Any], policy: Callable[..., bool] = save_spectra) -> Callable[..., Any]:

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bandjax._band import Modes, kept_per_axis
+
+if TYPE_CHECKING:
+    from bandjax._spectral_conv import kernel_to_spectrum, spectrum_to_kernel
 
 __all__ = [
     "analysis",
@@ -31,7 +35,9 @@ __all__ = [
     "hermitian_weights",
     "irfftn",
     "keep_box",
+    "kernel_to_spectrum",
     "shift_dc",
+    "spectrum_to_kernel",
     "synthesis",
     "unshift_dc",
 ]
@@ -271,3 +277,12 @@ def _drop_imaginary_edges(spectrum: jax.Array, g: int) -> jax.Array:
 def _check_rank(values: tuple[int, ...], rank: int, name: str) -> None:
     if len(values) != rank:
         raise ValueError(f"{name} must have one entry for each of the {rank} axes, got {values}")
+
+
+def __getattr__(name: str) -> Any:
+    """What is built on the operator, which is built on this module."""
+    if name in ("kernel_to_spectrum", "spectrum_to_kernel"):
+        from bandjax import _spectral_conv
+
+        return getattr(_spectral_conv, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,134 @@
+"""Layers whose parameters are the spectra of their filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bandjax import _layer, spectral
+from bandjax._band import Energy, Modes
+from bandjax._geometry import ConvGeometry
+from bandjax._spectral_conv import (
+    kernel_to_spectrum,
+    modes_at,
+    modes_of_box,
+    spectral_conv,
+    spectrum_to_kernel,
+)
+
+DOMAINS = ("spatial", "spectral")
+
+
+def check(layer: Any) -> None:
+    """Raises TypeError or ValueError for what does not go with ``param_domain``."""
+    if layer.param_domain not in DOMAINS:
+        raise ValueError(
+            f"param_domain must be one of {', '.join(DOMAINS)}, got {layer.param_domain!r}"
+        )
+    decay = layer.spectral_decay
+    if isinstance(decay, bool) or not isinstance(decay, int | float):
+        raise TypeError(f"spectral_decay must be a real number, got {decay!r}")
+    if not 0 <= decay < float("inf"):
+        raise ValueError(f"spectral_decay must be >= 0 and finite, got {decay}")
+    if layer.param_domain == "spatial":
+        if decay:
+            raise ValueError("spectral_decay is for param_domain='spectral'")
+        return
+    if isinstance(layer.band, Energy):
+        raise ValueError(
+            "a band of Energy changes from call to call and cannot hold parameters: with "
+            f"param_domain='spectral' give Compression, Modes or None, got {layer.band!r}"
+        )
+    for name, plain in (
+        ("mask", None),
+        ("implementation", None),
+        ("recompute_filter", True),
+        ("preferred_element_type", None),
+    ):
+        if getattr(layer, name, plain) is not plain:
+            raise ValueError(f"{name} does not go with param_domain='spectral'")
+    if layer.padding == "REFLECT":
+        raise ValueError("padding 'REFLECT' does not go with param_domain='spectral'")
+
+
+def initial(layer: Any, kernel: jax.Array, geometry: ConvGeometry) -> jax.Array:
+    """Returns the spectrum of an initial kernel, its high frequencies damped if so asked for.
+
+    The factor is ``(1 + |u|) ** -spectral_decay``, with ``|u|`` the length of the frequency vector.
+    """
+    spectrum = to_spectrum(kernel, geometry)
+    if not layer.spectral_decay:
+        return spectrum
+    last = len(geometry.axes) - 1
+    squares: Any = 0.0
+    for axis, (g, limit) in enumerate(zip(geometry.grid, geometry.modes, strict=True)):
+        u = spectral.frequencies(g, limit, half=axis == last).astype(np.float64)
+        squares = squares + u.reshape([-1 if i == axis else 1 for i in range(last + 1)]) ** 2
+    factor = (1 + np.sqrt(squares)) ** -float(layer.spectral_decay)
+    return spectrum * jnp.asarray(factor[None, ..., None, None], spectrum.dtype)
+
+
+def to_spectrum(kernel: jax.Array, geometry: ConvGeometry) -> jax.Array:
+    """Returns the spectrum with which the layer equals that of ``kernel``."""
+    centre = [axis.padding[0] for axis in geometry.axes]
+    return kernel_to_spectrum(
+        kernel, geometry.grid, geometry.modes, centre=centre, dilation=_dilation(geometry)
+    )
+
+
+def to_kernel(spectrum: jax.Array, geometry: ConvGeometry) -> jax.Array:
+    """Returns the kernel of the layer's size that comes nearest; geometry as in `to_spectrum`."""
+    return spectrum_to_kernel(
+        spectrum,
+        [axis.taps for axis in geometry.axes],
+        geometry.grid,
+        centre=[axis.padding[0] for axis in geometry.axes],
+        dilation=_dilation(geometry),
+    )
+
+
+def geometry_at(
+    layer: Any, input_shape: Sequence[int], kernel_shape: tuple[int, ...], box: Sequence[int]
+) -> ConvGeometry:
+    """Returns the geometry at an input whose circle may be another than the parameters'."""
+    own = tuple(layer.spectral_grid)
+    whole = _layer.geometry(layer, tuple(input_shape), kernel_shape, None)
+    modes = modes_at(modes_of_box(box, own), own, whole.grid)
+    return _layer.geometry(layer, tuple(input_shape), kernel_shape, Modes(*modes))
+
+
+def call(
+    layer: Any,
+    inputs: jax.Array,
+    spectrum: jax.Array,
+    bias: jax.Array | None,
+    grid: Sequence[int],
+    out_sharding: Any = None,
+) -> jax.Array:
+    """Applies the layer to ``(batch..., *spatial, in)``; all arrays are of one type."""
+    size = layer.kernel_size
+    y = spectral_conv(
+        inputs,
+        spectrum,
+        (size,) if isinstance(size, int) else size,
+        kernel_grid=grid,
+        strides=layer.strides or 1,
+        padding=layer.padding,
+        input_dilation=layer.input_dilation or 1,
+        kernel_dilation=layer.kernel_dilation or 1,
+        feature_group_count=layer.feature_group_count,
+        grid=layer.grid,
+        method=layer.method,
+        residual_dtype=layer.residual_dtype,
+        precision=layer.precision,
+        out_sharding=out_sharding,
+    )
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _dilation(geometry: ConvGeometry) -> tuple[int, ...]:
+    return tuple(axis.kernel_dilation for axis in geometry.axes)
