@@ -120,4 +120,5 @@ class BandConv(nn.Conv):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         arrays: Any = self.promote_dtype(inputs, spectrum, bias, dtype=self.dtype)
-        return _spectral_layer.call(self, *arrays, own.grid)
+        x, w, b = arrays
+        return _spectral_layer.call(self, x, w, b, own.grid)
