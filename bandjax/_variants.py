@@ -42,7 +42,7 @@ def energy(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
 
     Example:
       >>> x = jnp.ones((1, 6, 1)).at[0, 0, 0].set(3.0)
-      >>> energy(spectral.analysis(x), (6,)).round().tolist()  # 64 at DC, 4 at each of the five others
+      >>> energy(spectral.analysis(x), (6,)).round().tolist()
       [64.0, 8.0, 8.0, 4.0]
 
     Source: Dziedzic et al. (ICML 2019), section 3.3 and supplement 2.6.
