@@ -284,7 +284,7 @@ def _shade(ax: Axes, modes: tuple[int, ...] | None, g: int, dc: Place) -> None:
     low = first_frequency(g, dc)
     high = g // 2 if dc == "corner" else (g - 1) // 2
     ax.set_xlim(low - 0.5, high + 0.5)
-    ax.xaxis.set_major_locator(_report_module("matplotlib.ticker").MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(_report_module("matplotlib.ticker").MaxNLocator(6, integer=True))
     if modes is not None:
         ends = max(-modes[0], low) - 0.5, min(modes[0], high) + 0.5
         ax.axvspan(*ends, color=_OUTLINE, alpha=0.2, linewidth=0, label="band")
