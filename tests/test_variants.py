@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 
-from bandjax import Compression, Energy, spectral
+from bandjax import Compression, Energy, band_conv, spectral
 
 GRIDS = [(1,), (7,), (8,), (1, 4), (5, 6), (6, 5), (9, 4), (8, 8), (3, 4, 5), (4, 6, 2)]
 
@@ -268,6 +268,8 @@ def test_approximations(sizes, taps, options):
     modes = [max(g // 2 - 1, 0) for g in grid]
     cut = [oracle.Axis(**{**vars(a), "modes": u}) for a, u in zip(geometry, modes, strict=True)]
     assert oracle.gap(lead.output, oracle.convolve(x, kernel, cut)) <= 1e-12
+    dynamic = band_conv(x, kernel, Energy(0.7), **options)
+    assert oracle.gap(coarse.output, dynamic) <= 1e-12
     assert int(fine.x_mask.sum()) <= int(coarse.x_mask.sum())
     assert not np.any(np.asarray(fine.x_mask) & ~np.asarray(coarse.x_mask))
     assert np.array_equal(
