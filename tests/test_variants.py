@@ -112,7 +112,7 @@ def test_every_growth_mask_is_that_of_real_signals(grid):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("grid", [(7,), (8,), (5, 6), (4, 6, 2)])
+@pytest.mark.parametrize("grid", [(7,), (6, 5), (4, 6, 2)])
 def test_energy_is_that_of_the_full_spectrum(grid):
     x = random(2, *grid, 3)
     energies = spectral.energy(spectral.analysis(x), grid)
@@ -127,7 +127,7 @@ def test_energy_is_that_of_the_full_spectrum(grid):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("fine", [False, True])
-@pytest.mark.parametrize("grid", [(8,), (5, 6), (4, 6, 2)])
+@pytest.mark.parametrize("grid", [(8,), (5, 6)])
 def test_energy_mask_is_the_least_growth(grid, fine):
     places = spectral.growth_places(grid, fine=fine)
     find = jax.jit(functools.partial(spectral.energy_mask, grid=grid, fine=fine))
