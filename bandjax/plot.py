@@ -382,7 +382,12 @@ def _pairs(layers: Any) -> list[tuple[str, float | None]]:
             )
         if share is not None and not isinstance(share, int | float | np.number):
             raise TypeError(f"compression must be a number or None, got {share!r} for {name!r}")
-        pairs.append((joined(name), None if share is None else float(share)))
+        pairs.append(
+            (
+                name if isinstance(name, str) else joined(name),
+                None if share is None else float(share),
+            )
+        )
     return pairs
 
 

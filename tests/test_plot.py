@@ -174,7 +174,7 @@ class Record(SimpleNamespace):
     "layers",
     [
         [("convs.0", 0.5), (("convs", 1), np.float32(0.25)), ("head", None)],
-        {"convs.0": 0.5, "convs/1": 0.25, "head": None},
+        {"convs.0": 0.5, "convs.1": 0.25, "head": None},
         {"convs.0": Record(compression=0.5), "convs.1": Record(compression=0.25), "head": None},
         Record(
             layers=[
