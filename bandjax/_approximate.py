@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 # Modules, not their names: they import bandjax.spectral, which imports this one.
-from bandjax import _conv, _transform, spectral
+from bandjax import _transform, spectral
 from bandjax._geometry import PaddingLike, conv_geometry
 from bandjax._variants import compression, energy, energy_mask, lead_mask, top_mask
 
@@ -195,6 +195,8 @@ def approximate(
 
     Source: Dziedzic et al., supplement 2.10.
     """
+    from bandjax._conv import band_conv  # It imports bandjax.spectral, which imports this module.
+
     if padding == "REFLECT":
         raise ValueError("approximate has no padding 'REFLECT'; pad x by jnp.pad, and pass 'VALID'")
     geometry = conv_geometry(
@@ -208,7 +210,7 @@ def approximate(
     )
     if len(geometry.batch) != 1:
         raise ValueError(f"x must be (batch, *spatial, in), got shape {x.shape}")
-    exact = _conv.band_conv(
+    exact = band_conv(
         x,
         kernel,
         strides=strides,

@@ -195,6 +195,14 @@ def test_compression(layers):
     assert ax.yaxis.get_inverted()
 
 
+def test_compression_of_a_summary():
+    shapes = bandjax.summary(Model(nnx.Rngs(0)), (2, 8, 8, 1))
+    ax = plot.compression(shapes, ax=axes())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["convs.0", "convs.1"]
+    dropped = 1 - 7 * 4 / (9 * 5)  # |u| <= 3 on a grid of 9 x 9
+    assert [text.get_text() for text in ax.texts] == [f"{100 * dropped:.1f} %"] * 2
+
+
 # ---------------------------------------------------------------------------------- layer spectra
 
 

@@ -11,10 +11,10 @@ paper's figures of its one image and filter, which it does not name.
 
 What differs, with 100 images. The counts agree exactly. Of lead, the paper's image is an outlier:
 its first step costs 22.07 % and its second 0.2 more, where ours cost a median of 2.9 % and 1.6
-more, and no image more than 13.5 %; on the whole circle two of 100 exceed 22 %. The image, the filter and
-the scaling of its pixels are unknown, and a relative error is large where the filter happens to
-answer little. Of top, the paper's points lie between our 10 and 90 % up to 6.61 %, and above them
-(79.8 against 76.5) at 50 %.
+more, and no image more than 13.5 %; on the whole circle two of 100 exceed 22 %. The image, the
+filter and the scaling of its pixels are unknown, and a relative error is large where the filter
+happens to answer little. Of top, the paper's points lie between our 10 and 90 % up to 6.61 %, and
+above them (79.8 against 76.5) at 50 %.
 """
 
 from __future__ import annotations
