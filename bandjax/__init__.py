@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bandjax import memory as memory
+from bandjax import plot as plot
 from bandjax import schedule as schedule
 from bandjax import spectral as spectral
 from bandjax._band import Band as Band

@@ -20,25 +20,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bandjax._approximate import (
+    Approximation,
+    Growth,
+    Lead,
+    Top,
+    Variant,
+    approximate,
+    relative_error,
+)
 from bandjax._band import Modes, kept_per_axis
+from bandjax._variants import (
+    compression,
+    energy,
+    energy_mask,
+    growth_mask,
+    growth_places,
+    lead_mask,
+    top_mask,
+)
 
 if TYPE_CHECKING:
     from bandjax._spectral_conv import kernel_to_spectrum, spectrum_to_kernel
 
 __all__ = [
+    "Approximation",
+    "Growth",
+    "Lead",
+    "Top",
+    "Variant",
     "analysis",
+    "approximate",
+    "compression",
     "corners",
+    "energy",
+    "energy_mask",
     "fill_box",
     "fourier_matrix",
     "frequencies",
     "from_corners",
+    "growth_mask",
+    "growth_places",
     "hermitian_weights",
     "irfftn",
     "keep_box",
     "kernel_to_spectrum",
+    "lead_mask",
+    "relative_error",
     "shift_dc",
     "spectrum_to_kernel",
     "synthesis",
+    "top_mask",
     "unshift_dc",
 ]
 

@@ -15,6 +15,7 @@ from flax import nnx
 import bandjax
 
 MODULES = [
+    "_approximate",
     "_band",
     "_checkpoint",
     "_compiled",
@@ -22,9 +23,11 @@ MODULES = [
     "_geometry",
     "_hook",
     "_summary",
+    "_variants",
     "linen",
     "memory",
     "nnx",
+    "plot",
     "schedule",
     "spectral",
 ]
