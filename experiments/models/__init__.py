@@ -48,8 +48,8 @@ def build(
         band: the band of every convolution; None is the dense network.
         method: how bandjax computes the convolutions.
         residual_dtype: type in which the convolutions keep spectra for the backward pass.
-        precision: ``float32``, or ``bf16`` or ``fp16``, in which the layers then compute; parameters
-            and batch statistics are float32 in either case.
+        precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
+            batch statistics are float32 with each.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:

@@ -13,7 +13,8 @@ from experiments import data
 from experiments.config import settings_for
 from experiments.data import Dataset
 from experiments.errors import UserError
-from experiments.loop import Epoch, Trainer, place
+from experiments.examples import place
+from experiments.loop import Epoch, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_start_does_not_depend_on_the_band(small):
 def test_evaluation_counts_every_test_example_once(small, batch):
     settings = settings_for("cnn", "digits")
     trainer = Trainer(settings, place(small, evaluation_batch=batch), None)
-    model = trainer.model(2)
+    model = trainer.network.model(seed=2)
     logits = np.asarray(model(small.x_test), np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(101), small.y_test]
     loss, accuracy = trainer.evaluate(trainer.start(2))
@@ -72,7 +73,7 @@ def test_an_epoch_is_the_steps_it_says(small):
     trainer = Trainer(settings, place(small), None)
     state, row = trainer.run_epoch(trainer.start(1), 1, 1)
 
-    model = trainer.model(1)
+    model = trainer.network.model(seed=1)
     model.train()
     optimizer = nnx.Optimizer(model, optax.sgd(1e-3, momentum=0.9), wrt=nnx.Param)
 
