@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
@@ -223,6 +224,13 @@ class Checkpoints:
                 _manifest(path).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
                 del self._accuracies[step]
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by name, of a whole one or not."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(folder.absolute())
+    return {name: np.asarray(value) for name, value in restored.items()}
 
 
 def _manifest(folder: Path) -> Path:

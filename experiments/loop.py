@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol

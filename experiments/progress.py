@@ -61,8 +61,8 @@ class _Lines(Report):
     def __init__(self, length: Length, console: Console, title: str) -> None:
         super().__init__(length)
         self._console, self._title = console, title
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None  # epoch seen first, and when it ended
 
     def step(self, epoch: int, done: int, loss: float, accuracy: float, seconds: float) -> None:
         if time.monotonic() - self._last >= 60:
@@ -71,9 +71,11 @@ class _Lines(Report):
 
     def epoch(self, epoch: int, row: Epoch) -> None:
         epochs = self.length.epochs
-        self._first = epoch if self._first is None else self._first
-        if epoch % max(1, epochs // 10) == 0 or epoch in (self._first, epochs):
-            each = (time.monotonic() - self._start) / (epoch - self._first + 1)
+        now = time.monotonic()
+        self._first = (epoch, now) if self._first is None else self._first
+        first, ended = self._first
+        if epoch % max(1, epochs // 10) == 0 or epoch in (first, epochs):
+            each = row.seconds if epoch == first else (now - ended) / (epoch - first)
             left = timedelta(seconds=round(each * (epochs - epoch)))
             eta = f" · ETA {left}" if epoch < epochs else ""
             self._print(f"epoch {epoch}/{epochs} · {self._figures(row)} · {row.seconds:.2f} s{eta}")

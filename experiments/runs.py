@@ -25,7 +25,7 @@ from experiments.records import Record, provenance
 SHOW_EVERY = 0.2  # seconds
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818
     """The run was asked to stop, and has written a checkpoint."""
 
 
