@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -67,6 +67,13 @@ class Options:
     """JSON file for the result."""
 
 
+class Moment(NamedTuple):
+    """When to kill: after the checkpoint of this step or a later one, and so many seconds more."""
+
+    step: int
+    delay: float
+
+
 def kill_test(kills: int, seed: int, folder: Path) -> Record:
     """Do it; returns what happened.
 
@@ -78,7 +85,7 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
     Raises:
         UserError: the run fails by itself.
     """
-    random_moment = random.Random(seed)
+    at_random = random.Random(seed)
     # Compiled once: so that the kills hit training and its checkpoints, not the compiler.
     environment = {
         **os.environ,
@@ -87,9 +94,8 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     reference = folder / "reference"
-    _run(reference, environment, None)  # Fills the cache.
-    begin, end = _run(folder / "timed", environment, None) or (0, 0)
-    longest = end - begin
+    run_once(reference, environment, None)
+    last = _steps(reference)[-1]
     killed: list[Record] = []
     trials = differing = 0
     while len(killed) < kills:
@@ -97,56 +103,56 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
         trials += 1
         finished = False
         while not finished:
-            # Beyond the last kill the run is left to finish.
-            moment = random_moment.uniform(0, longest) if len(killed) < kills else None
-            before = _steps(out)
-            times = _run(out, environment, moment)
-            finished = times is not None
+            before = max(_steps(out), default=0)
+            moment = None  # Beyond the last kill the run is left to finish.
+            if len(killed) < kills:
+                moment = Moment(at_random.randint(before, last), at_random.uniform(0, 0.3))
+            finished = run_once(out, environment, moment)
             if not finished:
-                after = _steps(out)
-                killed.append({"seconds": moment, "checkpoints": [before[-1:], after[-1:]]})
-                text = f"kill {len(killed)} after {moment:.2f} s: checkpoints {before} to {after}"
-                print(text, flush=True)
-        names = _differences(reference, out)
+                after = max(_steps(out), default=0)
+                killed.append({**moment._asdict(), "resumed_from": before, "left": after})
+                print(f"kill {len(killed)}: went on from step {before}, left {after}", flush=True)
+        names = differences(reference, out)
         differing += bool(names)
         print(f"{out.name}: {'differs in ' + ', '.join(names) if names else 'bit-identical'}")
     return {"kills": killed, "runs": trials, "differing": differing}
 
 
-def _run(
-    out: Path, environment: dict[str, str], moment: float | None
-) -> tuple[float, float] | None:
-    """Start the run; when training began and when it ended, None if it was killed before.
+def run_once(out: Path, environment: dict[str, str], moment: Moment | None) -> bool:
+    """Start the run, and kill it unless ``moment`` is None; tells whether it came to its end.
 
-    ``moment`` is in seconds after the run has got to its first step or its last checkpoint.
+    Raises:
+        UserError: it failed, or hangs.
     """
     metrics = out / STEM / "metrics.jsonl"
     old = metrics.stat().st_ino if metrics.exists() else None
     command = [sys.executable, "-m", "experiments.train", *RUN, "--out", str(out)]
+    root = Path(__file__).parents[1]
     with tempfile.TemporaryFile() as output:
-        root = Path(__file__).parents[1]
         process = subprocess.Popen(
             command, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
-        try:
-            start = time.monotonic()
+
+        def reached() -> bool:
             # The file is written anew at the start of training.
-            while process.poll() is None and not (
-                metrics.exists() and metrics.stat().st_ino != old
-            ):
-                time.sleep(0.005)
-            begin = time.monotonic()
-            status = process.wait(LONGEST if moment is None else moment)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            if moment is None:
-                raise UserError(f"the run hangs: {time.monotonic() - start:.0f} s") from None
-            return None
-        if status != 0:
+            began = metrics.exists() and metrics.stat().st_ino != old
+            return began and max(_steps(out), default=0) >= moment.step
+
+        start = time.monotonic()
+        killed = False
+        while process.poll() is None:
+            hangs = time.monotonic() - start > LONGEST
+            if hangs or (moment is not None and reached()):
+                time.sleep(0 if hangs else moment.delay)
+                process.kill()
+                killed = process.wait() != 0
+                if hangs:
+                    raise UserError(f"the run hangs: it takes more than {LONGEST} s")
+            time.sleep(0.005)
+        if process.returncode != 0 and not killed:
             output.seek(0)
             raise UserError(f"the run failed: {output.read().decode()[-500:]}")
-        return begin, time.monotonic()
+        return not killed
 
 
 def _steps(out: Path) -> list[int]:
@@ -154,7 +160,7 @@ def _steps(out: Path) -> list[int]:
     return sorted(int(path.stem) for path in (out / STEM / "checkpoints").glob("*.json"))
 
 
-def _differences(reference: Path, out: Path) -> list[str]:
+def differences(reference: Path, out: Path) -> list[str]:
     """What two finished runs differ in: names of arrays and of curves."""
     one, other = (
         read_arrays(path / STEM / "checkpoints" / f"{_steps(path)[-1]:08d}")
