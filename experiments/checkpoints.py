@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +92,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _manifest(target).unlink(missing_ok=True)
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(target.absolute(), arrays, force=True)
             content = {
                 "format": FORMAT,
@@ -224,6 +226,18 @@ class Checkpoints:
                 _manifest(path).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
                 del self._accuracies[step]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax from logging the traceback of an error that it raises too."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:

@@ -165,7 +165,7 @@ def test_another_run_is_refused(written, changes, message):
 
 def test_another_network_is_refused(written):
     folder = Folder(written)
-    with pytest.raises(UserError, match=r"another network: its params.conv.kernel is \[\[40, 30\]"):
+    with pytest.raises(UserError, match=r"another network: its optimizer.1.momentum is \[\[30, 40"):
         folder.checkpoints.restore(state_of(0, rows=41), sums_of(0))
     with pytest.raises(UserError, match=r"its scale.good is .* not None"):
         folder.checkpoints.restore(state_of(0)._replace(scale=None), sums_of(0))
@@ -211,19 +211,21 @@ def test_the_latest_and_the_best_stay(tmp_path):
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(copy):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(copy, capfd, caplog):
     """The limit of a file's size is below what a checkpoint takes."""
     folder = Folder(copy)
     assert folder.restore()[0] == 14
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(UserError) as caught:
-            folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8, [0.5]))
+            folder.checkpoints.save(18, state_of(18, 400), sums_of(18), position_of(2, 8))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     message = str(caught.value)
     assert "\n" not in message
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""  # no traceback by way of a logger
     assert message.startswith(f"checkpoint {copy / '00000018'} could not be written, ")
     assert "that of step 14 is intact" in message
     folder = Folder(copy)
