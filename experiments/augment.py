@@ -29,7 +29,7 @@ def flip_and_crop(key: jax.Array, images: jax.Array) -> jax.Array:
     edges = ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
     padded = jnp.pad(images, edges)
     corners = jax.random.randint(for_shift, (count, 2), 0, 2 * SHIFT + 1)
-    rows = corners[:, :1] + jnp.arange(height)  # (batch, height)
-    columns = corners[:, 1:] + jnp.arange(width)
+    rows = corners[:, :1] + jnp.arange(height)[None]  # (batch, height)
+    columns = corners[:, 1:] + jnp.arange(width)[None]
     which = jnp.arange(count)[:, None, None]
     return padded[which, rows[:, :, None], columns[:, None, :]]
