@@ -104,9 +104,9 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
         finished = False
         while not finished:
             before = max(_steps(out), default=0)
-            moment = None  # Beyond the last kill the run is left to finish.
-            if len(killed) < kills:
-                moment = Moment(at_random.randint(before, last), at_random.uniform(0, 0.3))
+            moment = None  # With its last checkpoint, or no kills left, the run may finish.
+            if len(killed) < kills and before < last:
+                moment = Moment(at_random.randint(before, last - 1), at_random.uniform(0, 0.3))
             finished = run_once(out, environment, moment)
             if not finished:
                 after = max(_steps(out), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,7 +66,8 @@ class Metrics:
         self._file.flush()
         if self._events is not None:
             for name, value in self._figures(row).items():
-                self._events.add_scalar(name.replace("_", "/", 1), value, epoch)
+                tag = re.sub("^(train|test)_", r"\1/", name)  # a panel for each
+                self._events.add_scalar(tag, value, epoch)
             self._events.flush()
 
     def _figures(self, row: Epoch) -> dict[str, float]:

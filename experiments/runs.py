@@ -6,7 +6,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from experiments.checkpoints import Checkpoints, Position
 from experiments.errors import UserError
-from experiments.loop import Epoch, State, Sums, Trainer
+from experiments.loop import Epoch, State, Sums, Trainer, Watch
 from experiments.metrics import Metrics
 from experiments.progress import Length, Report, progress
 from experiments.records import Record, provenance
@@ -99,6 +99,25 @@ class Keeping:
     tensorboard: bool
 
 
+def watch_only(trainer: Trainer, show: Report, seed: int, epoch: int) -> Watch:
+    """Shows progress within an epoch, and ends it soon after a step that was not finite."""
+    size = trainer.settings.batch_size * trainer.settings.accumulate
+    shown = time.monotonic()
+
+    def watch(done: int, state: State, sums: Sums, before: Sums, seconds: float) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= SHOW_EVERY:
+            shown = now
+            trainer.check_finite(before, seed, epoch)
+            count = int(before.steps)
+            if count > 0:
+                accuracy = int(before.correct) / (count * size)
+                show.step(epoch, count, float(before.loss) / count, accuracy, seconds)
+
+    return watch
+
+
 class Run:
     """One band and one seed.
 
@@ -132,7 +151,7 @@ class Run:
         self.extra: Record = {}  # Goes into each checkpoint, and comes back from it.
         self._provenance = provenance()
         self._rows: list[Epoch] = []
-        self._saved_at = self._shown_at = time.monotonic()
+        self._saved_at = time.monotonic()
         self._checkpoints = Checkpoints(
             folder / "checkpoints",
             {**self.config, "data_sha256": trainer.examples.sha256},
@@ -188,19 +207,12 @@ class Run:
                         raise Stopped
         return self._record(state)
 
-    def _watch(self, epoch: int, show: Report) -> Callable[..., None]:
+    def _watch(self, epoch: int, show: Report) -> Watch:
         trainer = self.trainer
-        size = trainer.settings.batch_size * trainer.settings.accumulate
+        look = watch_only(trainer, show, self.seed, epoch)
 
         def watch(done: int, state: State, sums: Sums, before: Sums, seconds: float) -> None:
-            now = time.monotonic()
-            if now - self._shown_at >= SHOW_EVERY:
-                self._shown_at = now
-                trainer.check_finite(before, self.seed, epoch)
-                count = int(before.steps)
-                if count > 0:
-                    accuracy = int(before.correct) / (count * size)
-                    show.step(epoch, count, float(before.loss) / count, accuracy, seconds)
+            look(done, state, sums, before, seconds)
             # After the last step the epoch's end comes first.
             if done < trainer.steps and self._due((epoch - 1) * trainer.steps + done, None):
                 trainer.check_finite(sums, self.seed, epoch)
