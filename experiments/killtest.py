@@ -30,26 +30,18 @@ from experiments.errors import UserError
 from experiments.records import Record, provenance, write_json
 
 RUN = [
-    "--band",
-    "compression=0.5",
-    "--seeds",
-    "0",
-    "--epochs",
-    "4",
-    "--limit",
-    "512",
-    "--batch-size",
-    "64",
-    "--optimizer",
-    "sgd",
-    "--schedule",
-    "plateau",
-    "--plateau-patience",
-    "1",
-    "--augment",
-    "flip-crop",
-    "--checkpoint-every",
-    "3steps",
+    *("--band", "compression=0.5", "--seeds", "0", "--epochs", "4", "--limit", "512"),
+    *(
+        "--batch-size",
+        "64",
+        "--optimizer",
+        "sgd",
+        "--schedule",
+        "plateau",
+        "--plateau-patience",
+        "1",
+    ),
+    *("--augment", "flip-crop", "--checkpoint-every", "3steps"),
 ]
 STEM = "compression-0.5_seed-0"
 LONGEST = 600  # seconds; a run that takes longer hangs

@@ -58,7 +58,9 @@ class Metrics:
             # Events of later epochs, of before the run stopped, are not shown any more.
             purge = len(rows) + 1 if rows else None
             writer = import_tensorboard().SummaryWriter
-            self._events = writer(str(folder), purge_step=purge)
+            # The suffix: two files of one second would have one name.
+            suffix = f".epoch{len(rows)}"
+            self._events = writer(str(folder), purge_step=purge, filename_suffix=suffix)
 
     def write(self, epoch: int, row: Epoch) -> None:
         """Add an epoch, numbered from 1."""

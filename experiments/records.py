@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -70,7 +70,7 @@ def differing_setting(was: Record, now: Record) -> tuple[str, Any, Any] | None:
 
     A setting that an older record lacks, it had by its default.
     """
-    defaults = {field.name: field.default for field in fields(Settings)}
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
     for name in {**was, **now}:
         one, other = (side.get(name, defaults.get(name)) for side in (was, now))
         if one != other:

@@ -132,7 +132,7 @@ def test_summary_of_known_numbers():
         (["--data", "ucr:Coffee"], "needs --data-dir"),
         (["--data", "cifar10", "--data-dir", "/nonexistent"], "does not exist"),
         (["--model", "fcn"], "needs series"),
-        (["--model", "densenet121"], "model densenet121"),  # 8x8 is too small for its stem
+        (["--model", "densenet121"], "at least 29x29"),
         (["--band", "half"], "unknown band 'half'"),
         (["--band", "compression=1.2"], "rate must satisfy 0 <= rate < 1, got 1.2"),
         (["--band"], "need at least one --band"),
@@ -187,7 +187,7 @@ def assert_one_line(capsys, message):
         ("{", "job.json: not the file of a job"),
         ("[]", "job.json: not the file of a job"),
         ('{"options": {"engine": 1}}', "job.json has the unknown option 'engine'"),
-        ('{"options": {}, "settings": {"epochs": 9}}', "job.json began with model"),
+        ('{"options": {}, "settings": {"epochs": 9}}', "job.json began with epochs 9, not 30"),
         ('{"options": {"model": "vgg"}}', "unknown model 'vgg'"),
     ],
 )
