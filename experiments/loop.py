@@ -20,6 +20,8 @@ from experiments.examples import Examples
 from experiments.models import build
 from experiments.optimizer import LossScale, learning_rate, make_optimizer
 
+_jit = jax.jit  # In one place, so that tests can compile with less effort.
+
 
 class State(NamedTuple):
     """What a step changes. It is the same for every band.
@@ -132,7 +134,7 @@ class Network:
         model.train()
         self._training_graph = nnx.graphdef(model)
         self._compiled: tuple[Any, ...] | None = None
-        self.evaluate = jax.jit(self._evaluation_sums)
+        self.evaluate = _jit(self._evaluation_sums)
 
     def step(
         self, state: State, sums: Sums, data: tuple[jax.Array, ...], index: int
@@ -163,7 +165,7 @@ class Network:
     def _compile(self, state: State, sums: Sums, data: tuple[jax.Array, ...]) -> tuple[Any, ...]:
         """A step's first batch, those between, and its last one with the step itself."""
         count = self.settings.accumulate
-        add = jax.jit(self._add_gradient, donate_argnums=(1, 2))
+        add = _jit(self._add_gradient, donate_argnums=(1, 2))
         first = further = part = None
 
         def lower(part: Any) -> Any:
@@ -175,7 +177,7 @@ class Network:
             first = lowered.compile()
         if count > 2:
             further = lower(part).compile()
-        update = jax.jit(self._update, donate_argnums=0)
+        update = _jit(self._update, donate_argnums=0)
         return first, further, update.lower(state, part, sums, *data, 0).compile()
 
     def _loss_of(

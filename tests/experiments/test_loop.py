@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import jax
@@ -14,12 +15,16 @@ from flax import nnx
 import bandjax
 from experiments import data
 from experiments.augment import flip_and_crop
+from experiments.benchmarks.loop import main as benchmark
 from experiments.config import settings_for
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.examples import place
 from experiments.loop import Epoch, Trainer
 from experiments.optimizer import LossScale, learning_rate, make_optimizer, schedule
+
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def test_start_does_not_depend_on_the_band(small):
     jax.tree.map(np.testing.assert_array_equal, dense, limited)
 
 
-@pytest.mark.parametrize("batch", [7, 64, 101, 256])
+@pytest.mark.parametrize("batch", [7, 256])
 def test_evaluation_counts_every_test_example_once(small, batch):
     settings = settings_for("cnn", "digits")
     trainer = Trainer(settings, place(small, evaluation_batch=batch), None)
@@ -120,10 +125,14 @@ def test_plateau_schedule_counts_epochs_not_steps(small):
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 1e-10, 1e-10, 1e-11], rtol=1e-5)
 
 
-def test_cosine_schedule_ends_at_zero(small):
-    settings = settings_for("cnn", "digits", epochs=2, batch_size=100)
-    rates = [row.learning_rate for row in _curve(Trainer(settings, place(small), None), 0, 2)]
-    np.testing.assert_allclose(rates, [5e-4, 0], atol=1e-9)
+def test_cosine_schedule_ends_at_zero():
+    settings = settings_for("cnn", "digits", epochs=2)
+    optimizer = make_optimizer(settings, 3)
+    state, rates = optimizer.init(jnp.zeros(())), []
+    for _ in range(6):
+        _, state = optimizer.update(jnp.zeros(()), state, jnp.zeros(()), value=1.0)
+        rates.append(learning_rate(settings, 3, state))
+    np.testing.assert_allclose(rates[2::3], [5e-4, 0], atol=1e-9)
 
 
 def test_divergence_names_the_step(small):
@@ -202,7 +211,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(small):
         Trainer(settings_for("lenet", "digits", batch_size=32, accumulate=7), examples, None)
 
 
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5), bandjax.Modes(2, 1)])
+@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)])
 def test_half_precision(small, band):
     """A step is that of float32 to rounding, its state float32; fp16 keeps out of overflow."""
     examples = place(small.limited(64))
@@ -332,16 +341,13 @@ def test_augmented_images_are_flipped_and_shifted():
     assert {i for _, i, _ in seen} == {j for _, _, j in seen} == set(range(9))
 
 
-def test_augmentation_is_drawn_anew_in_each_epoch_and_the_same_for_each_band(small):
+def test_augmentation_is_drawn_anew_in_each_epoch(small):
     settings = settings_for("cnn", "digits", augment="flip-crop", batch_size=200)
     trainer = Trainer(settings, place(small), None)
     assert settings_for("cnn", "digits").augment == "none"
     assert settings_for("resnet18", "cifar10").augment == "flip-crop"
     losses = [trainer.run_epoch(trainer.start(0), 0, epoch)[1].train_loss for epoch in (1, 2, 1)]
     assert losses[0] == losses[2] != pytest.approx(losses[1], rel=1e-4)
-    plain = Trainer(replace(settings, augment="none"), place(small), None)
-    loss = plain.run_epoch(plain.start(0), 0, 1)[1].train_loss
-    assert loss != pytest.approx(losses[0], rel=1e-4)
 
 
 def test_augment_needs_images(small):
@@ -367,3 +373,17 @@ def test_a_narrower_band_keeps_fewer_bytes(small):
         for band in (None, bandjax.Compression(0.5), bandjax.Compression(0.75))
     )
     assert dense > half > quarter > 0
+
+
+def test_the_loop_is_measured_against_its_step(tmp_path, capsys):
+    out = tmp_path / "loop.json"
+    small = ["--model", "cnn", "--batch-size", "16", "--steps", "3", "--rounds", "2"]
+    assert benchmark([*small, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    medians = result["medians"]
+    assert result["ratio"] == medians["bare"] / medians["loop"] > 0
+    assert [len(values) for values in result["seconds"].values()] == [2, 2]
+    assert f"ratio {result['ratio']:.3f} (bound 0.95)" in capsys.readouterr().out
+    assert benchmark(["--rounds", "0"]) == 2
+    assert capsys.readouterr().err == "error: rounds must be at least 1, got 0\n"
+    assert benchmark(["--model", "vgg"]) == 2

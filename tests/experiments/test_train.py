@@ -37,6 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--limit", "128", "--band", "none", "compression=0.5"]
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_job_writes_its_records_and_goes_on_where_it_stopped(tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     job = [*SMALL, "--out", str(out), "--seeds"]
@@ -264,6 +265,7 @@ def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(tmp_path, capsys
     assert killtest.differences(reference, out) == []
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_stopped_within_an_epoch(tmp_path, capsys):
     """A run that is asked to stop after each third step, and started again, is the same run."""
 
