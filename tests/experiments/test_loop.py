@@ -23,7 +23,6 @@ from experiments.examples import place
 from experiments.loop import Epoch, Trainer
 from experiments.optimizer import LossScale, learning_rate, make_optimizer, schedule
 
-
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
