@@ -16,13 +16,16 @@ from experiments.errors import UserError
 T = TypeVar("T")
 
 
-def parse_options(kind: type[T], arguments: Sequence[str], program: str) -> T:
+def parse_options(
+    kind: type[T], arguments: Sequence[str], program: str, default: T | None = None
+) -> T:
     """Options from the command line's words.
 
     Args:
         kind: a dataclass, as tyro takes it.
         arguments: the words.
         program: how ``--help`` names the program.
+        default: supplies what the words leave out; None for the dataclass's own defaults.
 
     Raises:
         UserError: tyro refuses them. Its boxed message is shortened to its first sentence.
@@ -30,7 +33,7 @@ def parse_options(kind: type[T], arguments: Sequence[str], program: str) -> T:
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=arguments, prog=program)
+            return tyro.cli(kind, args=arguments, prog=program, default=default)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

@@ -12,7 +12,9 @@ Method = Literal["auto", "fft", "dft", "direct"]
 ResidualDtype = Literal["float32", "bfloat16", "int8"]
 Remat = Literal["none", "spectra"]
 Optimizer = Literal["adam", "sgd"]
-Schedule = Literal["constant", "cosine", "plateau"]
+Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
+Augment = Literal["none", "flip-crop"]
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,24 @@ class Settings:
         residual_dtype: type in which the spectra are kept for the backward pass.
         remat: ``spectra`` keeps them alone, and recomputes all else; ``none`` keeps everything.
         epochs: passes over the training examples.
-        batch_size: examples in a step.
-        learning_rate: the first step's learning rate.
+        precision: type in which the layers compute; parameters and batch statistics are float32.
+            ``fp16`` scales the loss, so that small gradients are not lost.
+        batch_size: examples of which a gradient is taken at a time.
+        accumulate: so many such gradients are averaged for one step. That equals a batch so many
+            times larger, but for batch norm, which normalises each of the small batches by its
+            own statistics.
+        learning_rate: the first step's learning rate; with ``onecycle`` the highest.
         optimizer: Adam, or SGD with momentum.
         momentum: of SGD.
-        schedule: ``constant``; ``cosine`` decay to zero over all steps; ``plateau``, which
+        nesterov: Nesterov's momentum.
+        weight_decay: this times each parameter is added to its gradient (L2), before momentum or
+            Adam's moments.
+        label_smoothing: share of each label that is spread evenly over all classes, in training
+            alone.
+        augment: ``flip-crop`` mirrors each training image left to right with probability one half
+            and shifts it by up to 4 pixels along each axis; ``none`` does not.
+        schedule: ``constant``; ``cosine`` decay to zero over all steps; ``onecycle``, a rise from
+            a 25th over 30 % of the steps and a fall to a 10,000th of that; ``plateau``, which
             multiplies the rate by ``plateau_factor`` when the training loss of
             ``plateau_patience`` epochs in a row has not come below its best.
         plateau_factor: see ``schedule``.
@@ -45,21 +60,35 @@ class Settings:
     residual_dtype: ResidualDtype = "float32"
     remat: Remat = "none"
     epochs: int = 30
+    precision: Precision = "float32"
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    augment: Augment = "none"
     schedule: Schedule = "constant"
     plateau_factor: float = 0.5
     plateau_patience: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "plateau_patience"):
+        for name in ("epochs", "batch_size", "accumulate", "plateau_patience"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         _require(self.limit is None or self.limit >= 1, "limit must be at least 1", self.limit)
         rate = self.learning_rate
         _require(0 < rate < math.inf, "learning_rate must be positive and finite", rate)
         _require(0 <= self.momentum < 1, "momentum must satisfy 0 <= momentum < 1", self.momentum)
+        nesterov = not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0)
+        _require(nesterov, "nesterov needs --optimizer sgd and a momentum", self.optimizer)
+        decay = self.weight_decay
+        _require(0 <= decay < math.inf, "weight_decay must be finite and not negative", decay)
+        smoothing = self.label_smoothing
+        _require(
+            0 <= smoothing < 1, "label_smoothing must satisfy 0 <= label_smoothing < 1", smoothing
+        )
         factor = self.plateau_factor
         _require(0 < factor < 1, "plateau_factor must satisfy 0 < plateau_factor < 1", factor)
 
@@ -69,17 +98,39 @@ class Settings:
 
 
 # What each network's experiment in the paper used; the CNN is not in the paper.
+_DEEP = {
+    "epochs": 350,
+    "batch_size": 32,
+    "learning_rate": 0.01,
+    "optimizer": "sgd",
+    "weight_decay": 5e-4,
+    "augment": "flip-crop",
+    "schedule": "plateau",
+    "plateau_factor": 0.1,
+    "plateau_patience": 10,
+}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 30, "batch_size": 64, "schedule": "cosine"},
     "fcn": {"epochs": 300, "batch_size": 16, "schedule": "plateau"},
     "lenet": {"epochs": 300, "batch_size": 64, "optimizer": "sgd"},
+    "resnet18": _DEEP,
+    "resnet18-pool": _DEEP,
+    "resnet50": {**_DEEP, "learning_rate": 0.1, "weight_decay": 1e-4},
+    "densenet121": {**_DEEP, "weight_decay": 1e-4},
+    "densenet121-12": {**_DEEP, "weight_decay": 1e-4},
 }
 
 
 def settings_for(model: str, data: str, **chosen: Any) -> Settings:
-    """The model's default settings, with those that the user chose (not None) in their place."""
+    """The model's default settings, with those that the user chose (not None) in their place.
+
+    A mirrored digit is not a digit: there the default is not to augment.
+    """
+    defaults = dict(DEFAULTS.get(model, {}))
+    if data == "digits":
+        defaults.pop("augment", None)
     given = {name: value for name, value in chosen.items() if value is not None}
-    return Settings(model=model, data=data, **{**DEFAULTS.get(model, {}), **given})
+    return Settings(model=model, data=data, **{**defaults, **given})
 
 
 def _require(holds: bool, rule: str, value: object) -> None:

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 import bandjax
 from experiments.accounting import compression_report
+from experiments.augment import flip_and_crop
 from experiments.config import Settings
-from experiments.data import Dataset
 from experiments.errors import UserError
+from experiments.examples import Examples
 from experiments.models import build
+from experiments.optimizer import LossScale, learning_rate, make_optimizer
+
+_jit = jax.jit  # In one place, so that tests can compile with less effort.
 
 
 class State(NamedTuple):
-    """What a step changes: parameters, batch-norm statistics, the optimizer's state."""
+    """What a step changes. It is the same for every band.
+
+    Attributes:
+        params: parameters, float32.
+        stats: batch-norm statistics, float32.
+        optimizer: the optimizer's and the schedule's state.
+        scale: of the loss, None unless the precision is ``fp16``.
+    """
 
     params: Any
     stats: Any
     optimizer: Any
+    scale: LossScale | None
+
+
+class Sums(NamedTuple):
+    """What an epoch's steps add up.
+
+    Attributes:
+        steps: how many they are.
+        loss: sum of the steps' mean losses.
+        correct: number of training examples that were classified right.
+        bad: the first step, from 1, whose loss or gradient was not finite; 0 if there is none.
+    """
+
+    steps: jax.Array
+    loss: jax.Array
+    correct: jax.Array
+    bad: jax.Array
+
+    @staticmethod
+    def zero() -> Sums:
+        """Before the first step."""
+        none = jnp.int32(0)
+        return Sums(none, jnp.float32(0), none, none)
 
 
 class Epoch(NamedTuple):
@@ -41,230 +72,348 @@ class Epoch(NamedTuple):
     seconds: float
 
 
-class Examples(NamedTuple):
-    """A data set on the device.
+class Watch(Protocol):
+    """Called after each step, which may still be running on the device.
 
-    Attributes:
-        x: training examples.
-        y: their labels.
-        test: equal batches ``(x, y, counts)`` that cover every test example; ``counts`` is False
-            on what pads the last one.
-        test_count: number of test examples.
-        classes: number of classes.
+    ``state`` and ``sums`` are those after ``done`` steps of the epoch, valid until it returns;
+    ``before`` are the sums of a step that has ended, and ``seconds`` is the epoch's time so far.
     """
 
-    x: jax.Array
-    y: jax.Array
-    test: list[tuple[jax.Array, jax.Array, jax.Array]]
-    test_count: int
-    classes: int
+    def __call__(
+        self, done: int, state: State, sums: Sums, before: Sums, seconds: float
+    ) -> None: ...
 
 
-def place(dataset: Dataset, evaluation_batch: int = 256) -> Examples:
-    """Move a data set to the device, once for all the trainers that use it."""
-    count = len(dataset.x_test)
-    batches = math.ceil(count / evaluation_batch)
-    size = math.ceil(count / batches)
-    # Padding repeats the first example; it is computed but not counted.
-    rows = np.arange(batches * size)
-    counts = rows < count
-    rows[count:] = 0
-    split = (np.split(a, batches) for a in (dataset.x_test[rows], dataset.y_test[rows], counts))
-    return Examples(
-        x=jax.device_put(dataset.x_train),
-        y=jax.device_put(dataset.y_train),
-        test=[jax.device_put(batch) for batch in zip(*split, strict=True)],
-        test_count=count,
-        classes=dataset.classes,
-    )
-
-
-class Trainer:
-    """Trains one network at one band; the seeds share what it compiles.
-
-    Every epoch visits the training examples in a fresh random order. Its last ``n mod
-    batch_size`` examples are left out, so that all batches are equal; which ones those are
-    changes from epoch to epoch. The order depends on the seed and the epoch alone, so that every
-    band sees the same batches. Evaluation counts every test example.
+class Network:
+    """One network at one band: its functions, compiled.
 
     Args:
         settings: of the run.
         examples: the task.
         band: of every convolution.
+        optimizer: the trainer's.
 
     Attributes:
         compression: the true compression of each layer and in total.
-        compile_seconds: how long the training step took to compile, 0 before the first epoch.
+        compile_seconds: how long the training step took to compile, 0 before the first step.
 
     Raises:
-        UserError: the model does not fit the examples or the band, or a batch is larger than the
-            training set.
+        UserError: the model does not fit the examples or the band.
     """
 
-    def __init__(self, settings: Settings, examples: Examples, band: bandjax.Band) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        examples: Examples,
+        band: bandjax.Band,
+        optimizer: optax.GradientTransformationExtraArgs,
+    ) -> None:
         self.settings = settings
-        self.examples = examples
         self.compile_seconds = 0.0
-        self._steps = len(examples.x) // settings.batch_size
-        if self._steps == 0:
-            raise UserError(
-                f"batch_size must be at most the number of training examples, "
-                f"{len(examples.x)}, got {settings.batch_size}"
-            )
-        self._build = partial(
+        self._optimizer = optimizer
+        shape = examples.x.shape[1:]
+        self.model = partial(
             build,
             settings.model,
-            examples.x.shape[1:],
+            shape,
             examples.classes,
             band=band,
             method=settings.method,
             residual_dtype=settings.residual_dtype,
+            precision=settings.precision,
         )
         remat = settings.remat == "spectra"
-        self._loss = bandjax.checkpoint(self._loss_of) if remat else self._loss_of
-        self._optimizer = _optimizer(settings, self._steps)
-        model = self.model()
+        self.loss = bandjax.checkpoint(self._loss_of) if remat else self._loss_of
         try:
+            model = self.model()
             # Traces the model: a band that does not fit is found now, not after an hour.
-            self.compression = compression_report(model, examples.x.shape[1:])
+            self.compression = compression_report(model, shape)
         except (TypeError, ValueError) as error:
             raise UserError(f"model {settings.model}: {' '.join(str(error).split())}") from error
         self._inference_graph = nnx.graphdef(model)
         model.train()
         self._training_graph = nnx.graphdef(model)
-        self._step: Callable[..., Any] | None = None
-        self._evaluate = jax.jit(self._evaluation_sums)
+        self._compiled: tuple[Any, ...] | None = None
+        self.evaluate = _jit(self._evaluation_sums)
 
-    def model(self, seed: int = 0) -> nnx.Module:
-        """The network with the seed's initial parameters, in inference mode."""
-        return self._build(seed=seed)
+    def step(
+        self, state: State, sums: Sums, data: tuple[jax.Array, ...], index: int
+    ) -> tuple[State, Sums]:
+        """Takes step ``index`` (from 0) of an epoch. ``state`` is used up.
+
+        Args:
+            state: before the step.
+            sums: before the step.
+            data: examples, labels, their order in this epoch and the epoch's key.
+            index: of the step.
+        """
+        if self._compiled is None:
+            start = time.perf_counter()
+            self._compiled = self._compile(state, sums, data)
+            self.compile_seconds = time.perf_counter() - start
+        first, further, update = self._compiled
+        count = self.settings.accumulate
+        # Not one scan over the batches: XLA's CPU backend computes a convolution inside a loop
+        # with a slow generic routine (measured: 60 times slower for the CNN, 5 times for LeNet).
+        part = None
+        for batch in range(index * count, (index + 1) * count - 1):
+            add = first if part is None else further
+            stats, part = add(state.params, state.stats, part, state.scale, *data, batch)
+            state = state._replace(stats=stats)
+        return update(state, part, sums, *data, (index + 1) * count - 1)
+
+    def _compile(self, state: State, sums: Sums, data: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+        """A step's first batch, those between, and its last one with the step itself."""
+        count = self.settings.accumulate
+        add = _jit(self._add_gradient, donate_argnums=(1, 2))
+        first = further = part = None
+
+        def lower(part: Any) -> Any:
+            return add.lower(state.params, state.stats, part, state.scale, *data, 0)
+
+        if count > 1:
+            lowered = lower(None)
+            part = lowered.out_info[1]
+            first = lowered.compile()
+        if count > 2:
+            further = lower(part).compile()
+        update = _jit(self._update, donate_argnums=0)
+        return first, further, update.lower(state, part, sums, *data, 0).compile()
+
+    def _loss_of(
+        self, params: Any, stats: Any, x: jax.Array, y: jax.Array, scale: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
+        # Batch norm writes its statistics, which must not be those of the caller: copy.
+        model = nnx.merge(self._training_graph, params, stats, copy=True)
+        logits = model(x).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        share = self.settings.label_smoothing
+        if share:
+            even = -jax.nn.log_softmax(logits).mean(-1)
+            losses = (1 - share) * losses + share * even
+        loss = losses.mean()
+        correct = jnp.sum(logits.argmax(-1) == y)
+        scaled = loss if scale is None else loss * scale
+        return scaled, (nnx.state(model, nnx.BatchStat), loss, correct)
+
+    def _add_gradient(
+        self,
+        params: Any,
+        stats: Any,
+        part: Any,
+        scale: LossScale | None,
+        images: jax.Array,
+        labels: jax.Array,
+        order: jax.Array,
+        key: jax.Array,
+        batch: jax.Array,
+    ) -> tuple[Any, Any]:
+        """The gradient of one batch, added to the sum ``part`` of those before it."""
+        size = self.settings.batch_size
+        chosen = jax.lax.dynamic_slice_in_dim(order, batch * size, size)
+        x, y = images[chosen], labels[chosen]
+        if self.settings.augment == "flip-crop":
+            x = flip_and_crop(jax.random.fold_in(key, batch), x)
+        factor = None if scale is None else scale.scale
+        (_, (stats, loss, correct)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
+            params, stats, x, y, factor
+        )
+        own = gradient, loss, correct
+        return stats, own if part is None else jax.tree.map(jnp.add, part, own)
+
+    def _update(
+        self, state: State, part: Any, sums: Sums, *data_and_batch: jax.Array
+    ) -> tuple[State, Sums]:
+        """The last batch of a step, and the step."""
+        stats, (gradient, loss, correct) = self._add_gradient(
+            state.params, state.stats, part, state.scale, *data_and_batch
+        )
+        count = self.settings.accumulate
+        scale = 1.0 if state.scale is None else state.scale.scale
+        if count > 1 or state.scale is not None:
+            gradient = jax.tree.map(lambda g: g / (count * scale), gradient)
+        loss = loss / count
+        finite = _all_finite(gradient)
+        updates, optimizer = self._optimizer.update(
+            gradient, state.optimizer, state.params, value=loss
+        )
+        after = State(optax.apply_updates(state.params, updates), stats, optimizer, None)
+        healthy = finite & jnp.isfinite(loss)
+        if state.scale is not None:
+            # A gradient that overflowed is left out and the scale halved; at a scale of 1 it is
+            # the network itself that diverges.
+            kept = State(state.params, stats, state.optimizer, None)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, kept)
+            after = after._replace(scale=state.scale.after(finite))
+            healthy |= jnp.isfinite(loss) & (state.scale.scale > 1)
+        steps = sums.steps + 1
+        bad = jnp.where((sums.bad == 0) & ~healthy, steps, sums.bad)
+        return after, Sums(steps, sums.loss + loss, sums.correct + correct, bad)
+
+    def _evaluation_sums(
+        self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = nnx.merge(self._inference_graph, params, stats)(x).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return jnp.sum(losses * counts), jnp.sum((logits.argmax(-1) == y) & counts)
+
+
+class Trainer:
+    """Trains one network; the seeds share what it compiles.
+
+    Every epoch visits the training examples in a fresh random order. Its last examples, fewer
+    than a step takes, are left out, so that all batches are equal; which ones those are changes
+    from epoch to epoch. Order and augmentation depend on the seed, the epoch and the step alone,
+    so that every band sees the same batches and a resumed run those that it would have seen.
+    Evaluation counts every test example.
+
+    Args:
+        settings: of the run.
+        examples: the task.
+        band: of every convolution, until :meth:`use` changes it.
+
+    Attributes:
+        steps: steps in an epoch.
+        network: the one in use.
+
+    Raises:
+        UserError: the model does not fit the examples or the band, or a step takes more examples
+            than there are.
+    """
+
+    def __init__(self, settings: Settings, examples: Examples, band: bandjax.Band) -> None:
+        self.settings = settings
+        self.examples = examples
+        size = settings.batch_size * settings.accumulate
+        self.steps = len(examples.x) // size
+        if self.steps == 0:
+            times = "" if settings.accumulate == 1 else " times accumulate"
+            raise UserError(
+                f"batch_size{times} must be at most the number of training examples, "
+                f"{len(examples.x)}, got {size}"
+            )
+        if settings.augment != "none" and examples.x.ndim != 4:
+            raise UserError(f"augment needs images, got examples {examples.x.shape[1:]}")
+        self._optimizer = make_optimizer(settings, self.steps)
+        self._networks: dict[bandjax.Band, Network] = {}
+        self.network = self.use(band)
+
+    def use(self, band: bandjax.Band) -> Network:
+        """Change the band of the following epochs; each band is compiled once."""
+        if band not in self._networks:
+            self._networks[band] = Network(self.settings, self.examples, band, self._optimizer)
+        self.network = self._networks[band]
+        return self.network
+
+    @property
+    def compilations(self) -> int:
+        """How many bands' steps have been compiled."""
+        return sum(network.compile_seconds > 0 for network in self._networks.values())
 
     def start(self, seed: int) -> State:
         """The state before the first step."""
-        model = self.model(seed)
+        model = self.network.model(seed=seed)
         params = nnx.state(model, nnx.Param)
-        return State(params, nnx.state(model, nnx.BatchStat), self._optimizer.init(params))
+        scale = LossScale.first() if self.settings.precision == "fp16" else None
+        stats = nnx.state(model, nnx.BatchStat)
+        state = State(params, stats, self._optimizer.init(params), scale)
+        # Weakly typed scalars would not survive a checkpoint.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
 
-    def run_epoch(self, state: State, seed: int, epoch: int) -> tuple[State, Epoch]:
+    def run_epoch(
+        self,
+        state: State,
+        seed: int,
+        epoch: int,
+        *,
+        done: int = 0,
+        sums: Sums | None = None,
+        seconds: float = 0.0,
+        watch: Watch | None = None,
+    ) -> tuple[State, Epoch]:
         """Train for one epoch (numbered from 1) and evaluate. ``state`` is used up.
 
+        Args:
+            state: before the first step that is to be taken.
+            seed: of the run.
+            epoch: its number.
+            done: steps of it that have been taken already.
+            sums: what those added up.
+            seconds: how long they took.
+            watch: called after each step.
+
         Raises:
-            UserError: the training loss or a parameter is no longer finite.
+            UserError: the loss, a gradient or a parameter is no longer finite.
         """
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
-        order = jax.random.permutation(key, len(self.examples.x))
-        sums = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        data = self.examples.x, self.examples.y
-        if self._step is None:
-            start = time.perf_counter()
-            step = jax.jit(self._training_step, donate_argnums=(0, 1))
-            self._step = step.lower(state, sums, *data, order, 0).compile()
-            self.compile_seconds = time.perf_counter() - start
-        start = time.perf_counter()
-        # Not one scan over the epoch: XLA's CPU backend computes a convolution inside a loop with
-        # a slow generic routine (measured: 60 times slower for the CNN, 5 times for LeNet).
-        for index in range(self._steps):
-            state, sums = self._step(state, sums, *data, order, index)
-        loss, correct = float(sums[0]), int(sums[1])
+        data = self._epoch_data(seed, epoch)
+        sums = before = Sums.zero() if sums is None else sums
+        start = time.perf_counter() - seconds
+        for index in range(done, self.steps):
+            compiled = self.network.compile_seconds
+            last, (state, sums) = sums, self.network.step(state, sums, data, index)
+            start += self.network.compile_seconds - compiled
+            # One step runs while the next is prepared, no more: what is watched has happened.
+            before.loss.block_until_ready()
+            if watch is not None:
+                watch(index + 1, state, sums, before, time.perf_counter() - start)
+            before = last
+        loss, correct = float(sums.loss) / self.steps, int(sums.correct)
         seconds = time.perf_counter() - start
-        loss /= self._steps
-        # The loss alone would not tell: XLA's fast maximum makes ReLU turn NaN into zero.
-        if not (math.isfinite(loss) and _all_finite(state.params)):
-            raise UserError(
-                f"training diverged in epoch {epoch} (seed {seed}): the loss ({loss:.4g}) or a "
-                "parameter is not finite; check the data or try a smaller --learning-rate"
-            )
+        self.check_finite(sums, seed, epoch)
+        # A step too large for float32 shows in no gradient if it is the epoch's last.
+        if not _tree_finite(state.params):
+            self._diverged(self.steps, seed, epoch)
         test_loss, test_accuracy = self.evaluate(state)
-        accuracy = correct / (self._steps * self.settings.batch_size)
-        rate = _learning_rate(self.settings, self._steps, state.optimizer, epoch)
-        return state, Epoch(loss, accuracy, test_loss, test_accuracy, rate, seconds)
+        size = self.settings.batch_size * self.settings.accumulate
+        rate = learning_rate(self.settings, self.steps, state.optimizer)
+        row = Epoch(loss, correct / (self.steps * size), test_loss, test_accuracy, rate, seconds)
+        return state, row
+
+    def check_finite(self, sums: Sums, seed: int, epoch: int) -> None:
+        """Waits for the steps that ``sums`` counts.
+
+        Raises:
+            UserError: the loss or a gradient of one of them was not finite.
+        """
+        bad = int(sums.bad)
+        if bad:
+            self._diverged(bad, seed, epoch)
+
+    def _diverged(self, index: int, seed: int, epoch: int) -> None:
+        raise UserError(
+            f"training diverged in step {(epoch - 1) * self.steps + index} (step {index} of epoch "
+            f"{epoch}, seed {seed}): the loss or a gradient is NaN or infinite; check the data or "
+            "try a smaller --learning-rate"
+        )
 
     def evaluate(self, state: State) -> tuple[float, float]:
         """Mean loss and accuracy over all test examples, with the running batch statistics."""
-        sums = [self._evaluate(state.params, state.stats, *batch) for batch in self.examples.test]
+        sums = [
+            self.network.evaluate(state.params, state.stats, *batch) for batch in self.examples.test
+        ]
         loss = sum(float(loss) for loss, _ in sums)
         correct = sum(int(correct) for _, correct in sums)
         return loss / self.examples.test_count, correct / self.examples.test_count
 
     @cached_property
     def saved_bytes(self) -> int:
-        """Bytes that one training step keeps from its forward to its backward pass."""
-        params, stats, _ = self.start(0)
+        """Bytes that one gradient keeps from its forward to its backward pass."""
+        state = self.start(0)
         size = self.settings.batch_size
         batch = self.examples.x[:size], self.examples.y[:size]
         saved = bandjax.memory.saved_bytes(
-            self._loss, params, stats, *batch, argnums=0, has_aux=True
+            self.network.loss, state.params, state.stats, *batch, argnums=0, has_aux=True
         )
         return saved.total
 
-    def _loss_of(
-        self, params: Any, stats: Any, x: jax.Array, y: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        # Batch norm writes its statistics, which must not be those of the caller: copy.
-        model = nnx.merge(self._training_graph, params, stats, copy=True)
-        logits = model(x)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        correct = jnp.sum(logits.argmax(-1) == y)
-        return loss, (nnx.state(model, nnx.BatchStat), correct)
-
-    def _training_step(
-        self,
-        state: State,
-        sums: tuple[jax.Array, jax.Array],
-        images: jax.Array,
-        labels: jax.Array,
-        order: jax.Array,
-        index: jax.Array,
-    ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-        size = self.settings.batch_size
-        chosen = jax.lax.dynamic_slice_in_dim(order, index * size, size)
-        (loss, (stats, correct)), gradient = jax.value_and_grad(self._loss, has_aux=True)(
-            state.params, state.stats, images[chosen], labels[chosen]
-        )
-        updates, optimizer = self._optimizer.update(
-            gradient, state.optimizer, state.params, value=loss
-        )
-        params = optax.apply_updates(state.params, updates)
-        return State(params, stats, optimizer), (sums[0] + loss, sums[1] + correct)
-
-    def _evaluation_sums(
-        self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        logits = nnx.merge(self._inference_graph, params, stats)(x)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return jnp.sum(losses * counts), jnp.sum((logits.argmax(-1) == y) & counts)
+    def _epoch_data(self, seed: int, epoch: int) -> tuple[jax.Array, ...]:
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
+        order = jax.random.permutation(key, len(self.examples.x))
+        return self.examples.x, self.examples.y, order, jax.random.fold_in(key, 1)
 
 
-@jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
-def _optimizer(settings: Settings, steps: int) -> optax.GradientTransformationExtraArgs:
-    rate: optax.ScalarOrSchedule = settings.learning_rate
-    if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, settings.epochs * steps)
-    if settings.optimizer == "adam":
-        optimizer = optax.adam(rate)
-    else:
-        optimizer = optax.sgd(rate, momentum=settings.momentum)
-    if settings.schedule == "plateau":
-        optimizer = optax.chain(
-            optimizer,
-            optax.contrib.reduce_on_plateau(
-                settings.plateau_factor,
-                settings.plateau_patience,
-                accumulation_size=steps,  # compare means over epochs
-            ),
-        )
-    return optax.with_extra_args_support(optimizer)
-
-
-def _learning_rate(settings: Settings, steps: int, optimizer: Any, epoch: int) -> float:
-    """The learning rate at the end of an epoch."""
-    if settings.schedule == "plateau":
-        return settings.learning_rate * float(optimizer[-1].scale)  # the chain's last member
-    if settings.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(settings.learning_rate, settings.epochs * steps)
-        return float(decay(epoch * steps))
-    return settings.learning_rate
+_tree_finite = jax.jit(_all_finite)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import bandjax
 from experiments.bands import file_stem
+from experiments.config import Settings
 from experiments.errors import UserError
 
 Record = dict[str, Any]
@@ -51,15 +55,27 @@ def read_runs(out: Path, settings: Record) -> dict[tuple[str, int], Record]:
             key = config.pop("band"), config.pop("seed")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a record of a run: {error!r}") from error
-        differing = [k for k in {**config, **settings} if config.get(k) != settings.get(k)]
+        differing = differing_setting(config, settings)
         if differing:
-            name = differing[0]
+            name, was, now = differing
             raise UserError(
-                f"{path} was trained with {name} {config.get(name)}, not {settings.get(name)}: "
-                "choose another --out"
+                f"{path} was trained with {name} {was}, not {now}: choose another --out"
             )
         runs[key] = record
     return runs
+
+
+def differing_setting(was: Record, now: Record) -> tuple[str, Any, Any] | None:
+    """The first setting in which two differ, its name and both values; None if they are equal.
+
+    A setting that an older record lacks, it had by its default.
+    """
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+    for name in {**was, **now}:
+        one, other = (side.get(name, defaults.get(name)) for side in (was, now))
+        if one != other:
+            return name, one, other
+    return None
 
 
 def provenance() -> Record:
@@ -71,8 +87,25 @@ def provenance() -> Record:
             **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
             "bandjax": bandjax.__version__,
         },
+        "git_revision": git_revision(),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count()},
     }
+
+
+@cache
+def git_revision() -> str | None:
+    """The commit that is checked out, with ``+`` where files differ; None without git."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _cpu_name() -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from rich.table import Table
 
 from experiments.records import Record
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 
 def summarise(records: list[Record]) -> list[Record]:
@@ -72,10 +69,13 @@ def table(title: str, summary: list[Record]) -> Table:
 
 def plot(title: str, records: list[Record], path: Path) -> None:
     """Loss and accuracy over the epochs: one colour per band, the mean and range of its seeds."""
+    from matplotlib.figure import Figure  # Takes longer to import than all else here.
+
     by_band: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         by_band.setdefault(record["config"]["band"], []).append(record["curves"])
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     panels = (("loss", 1, "cross-entropy (nats)"), ("accuracy", 100, "accuracy (%)"))
     for axis, (quantity, scale, label) in zip(axes, panels, strict=True):
         for colour, (band, curves) in enumerate(by_band.items()):
@@ -94,5 +94,6 @@ def plot(title: str, records: list[Record], path: Path) -> None:
     seeds = {record["config"]["seed"] for record in records}
     note = f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     figure.suptitle(f"{title} ({note})")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    part = path.with_suffix(".part")
+    figure.savefig(part, dpi=150, format="png")
+    os.replace(part, path)

@@ -3,21 +3,22 @@
     python -m experiments.train
     python -m experiments.train --model fcn --data ucr:FiftyWords --data-dir DIR
 
+    python -m experiments.train --resume runs/cnn-digits
+
 Each pair of a band and a seed is one run. A finished run leaves its own JSON file in the output
-folder and is not repeated when the same command is started again. The job ends with a table, a
-picture of the curves (curves.png) and a summary of all runs in that folder (summary.json).
+folder and is not repeated when the same command is started again; one that was stopped goes on from
+its last checkpoint. The job ends with a table, a picture of the curves (curves.png) and a summary
+of all runs in that folder (summary.json).
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 from rich.console import Console
 
@@ -25,8 +26,10 @@ from experiments import data, report
 from experiments.bands import parse_band
 from experiments.command import parse_options, run_command
 from experiments.config import (
+    Augment,
     Method,
     Optimizer,
+    Precision,
     Remat,
     ResidualDtype,
     Schedule,
@@ -34,10 +37,13 @@ from experiments.config import (
     settings_for,
 )
 from experiments.errors import UserError
-from experiments.loop import Epoch, Trainer, place
+from experiments.examples import place
+from experiments.jobs import open_job, read_options
+from experiments.loop import Trainer
+from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
-from experiments.progress import progress
-from experiments.records import Record, provenance, read_runs, run_path, write_json
+from experiments.records import read_runs, run_path, write_json
+from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
 
 
 def _optional(metavar: str, hint: str = "the model's") -> object:
@@ -55,11 +61,15 @@ class Options:
 
     Options that are left out take the paper's setting for the model: fcn Adam 1e-3, batches of
     16, 300 epochs, plateau schedule; lenet SGD with momentum 0.9, 1e-3, batches of 64, 300
-    epochs; cnn (not in the paper) Adam 1e-3, batches of 64, 30 epochs, cosine schedule.
+    epochs; resnet18, resnet50 and densenet121 SGD with momentum 0.9, 0.01 (resnet50: 0.1), weight
+    decay 5e-4 (the latter two: 1e-4), batches of 32, 350 epochs, plateau schedule, flip-crop; cnn
+    (not in the paper) Adam 1e-3, batches of 64, 30 epochs, cosine schedule.
     """
 
     model: str = "cnn"
-    """The network: cnn (images), fcn (time series) or lenet (images of at least 16x16)."""
+    """The network: cnn, lenet (images of at least 16x16), resnet18, resnet18-pool (with the paper's
+    pooling after the stem), resnet50, densenet121 or densenet121-12 (growth 12), all for images; or
+    fcn (time series). resnet50 and densenet121 have the stem for ImageNet."""
     data: str = "digits"
     """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive) or cifar10."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
@@ -76,21 +86,35 @@ class Options:
     remat: Remat = "none"
     """spectra: keep nothing but the spectra for the backward pass, and recompute the rest from
     them; none: keep everything."""
+    precision: Precision = "float32"
+    """Type in which the layers compute; parameters, their gradients and batch statistics are
+    float32. fp16 scales the loss, as much as no gradient overflows."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run per band for each: seeds the initial parameters and the order of the examples."""
     epochs: _Integer = None
     """Passes over the training examples."""
     batch_size: _Integer = None
     """Examples in a step. What is left of an epoch after whole batches is dropped."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one step: the step of a batch so many times larger,
+    but for batch norm, which normalises each batch by its own statistics."""
     learning_rate: _Number = None
-    """Learning rate of the first step."""
+    """Learning rate of the first step; with onecycle the highest."""
     optimizer: Annotated[Optimizer | None, _optional("{adam,sgd}")] = None
     """Adam, or SGD with momentum."""
     momentum: _Number = None
     """Momentum of SGD."""
-    schedule: Annotated[Schedule | None, _optional("{constant,cosine,plateau}")] = None
-    """constant; cosine decay to zero; or plateau, which lowers the learning rate when the
-    training loss has stopped falling."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: _Number = None
+    """This times each parameter is added to its gradient (L2)."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread evenly over all classes, in training alone."""
+    augment: Annotated[Augment | None, _optional("{none,flip-crop}")] = None
+    """flip-crop: mirror training images by chance and shift them by up to 4 pixels."""
+    schedule: Annotated[Schedule | None, _optional("{constant,cosine,onecycle,plateau}")] = None
+    """constant; cosine decay to zero; onecycle, a rise over 30 % of the steps, then a fall; or
+    plateau, which lowers the learning rate when the training loss has stopped falling."""
     plateau_factor: _Number = None
     """What the plateau schedule multiplies the learning rate by."""
     plateau_patience: _Integer = None
@@ -99,6 +123,15 @@ class Options:
     """Train on the first so many examples alone."""
     out: Annotated[Path | None, _optional("DIR", "runs/MODEL-DATA")] = None
     """Folder for the results."""
+    resume: Annotated[Path | None, _optional("DIR", "none")] = None
+    """Go on with the job in this folder; its options need not be given again."""
+    checkpoint_every: str = "60s"
+    """Write a checkpoint every so many epochs (10epochs), steps (500steps) or seconds (60s); one is
+    written at the end of a run in any case, never: only then."""
+    keep: int = 2
+    """How many of a run's latest checkpoints stay, besides the best."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too."""
 
     def settings(self) -> Settings:
         """The settings of every run, the model's defaults filled in."""
@@ -118,28 +151,56 @@ def run_job(options: Options, console: Console) -> None:
     bands = dict(parse_band(text) for text in options.band)
     if not bands or not options.seeds or min(options.seeds) < 0:
         raise UserError("need at least one --band and one --seeds, and no negative seed")
+    if options.keep < 1:
+        raise UserError(f"keep must be at least 1, got {options.keep}")
+    keeping = Keeping(Interval.parse(options.checkpoint_every), options.keep, options.tensorboard)
+    if options.tensorboard:
+        import_tensorboard()
     examples = place(data.load(settings.data, options.data_dir).limited(settings.limit))
     # Every band is checked here, before the first one trains.
     trainers = {label: Trainer(settings, examples, band) for label, band in bands.items()}
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output folder {str(out)!r}: {error.strerror}") from error
+    with open_job(out, _as_json(options), settings.as_dict()), stop_on_sigterm() as stop:
+        try:
+            _train_all(trainers, options.seeds, out, keeping, console, stop)
+        except Stopped:
+            console.print(
+                f"stopped by SIGTERM; a checkpoint is written, go on with --resume {out}",
+                soft_wrap=True,
+                highlight=False,
+            )
+            return
+        _report(settings, list(bands), out, console)
+
+
+def _train_all(
+    trainers: dict[str, Trainer],
+    seeds: Sequence[int],
+    out: Path,
+    keeping: Keeping,
+    console: Console,
+    stop: Stop,
+) -> None:
+    """Train what has no record yet, seed by seed."""
+    settings = next(iter(trainers.values())).settings
     runs = read_runs(out, settings.as_dict())
-    # Seeds outside, bands inside: a job that is stopped early can already be compared.
-    todo = [(label, seed) for seed in options.seeds for label in bands]
-    for number, (label, seed) in enumerate(todo, start=1):
+    todo = [(label, seed) for seed in dict.fromkeys(seeds) for label in trainers]
+    for number, (label, seed) in enumerate(todo, 1):
         title = f"run {number}/{len(todo)} · {label} · seed {seed}"
         if (label, seed) in runs:
             console.print(f"{title} · already done", highlight=False)
             continue
-        record = train_run(trainers[label], label, seed, title, console)
-        write_json(run_path(out, label, seed), record)
-        runs[label, seed] = record
+        if stop.asked:
+            raise Stopped
+        path = run_path(out, label, seed)
+        run = Run(trainers[label], label, seed, path.with_suffix(""), keeping, console, stop)
+        write_json(path, run.train(title))
 
-    order = list(bands)
+
+def _report(settings: Settings, order: list[str], out: Path, console: Console) -> None:
+    """Table, picture and summary of every run in the folder."""
+    runs = read_runs(out, settings.as_dict())
     keys = sorted(
         runs, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)
     )
@@ -152,30 +213,30 @@ def run_job(options: Options, console: Console) -> None:
     console.print(f"records, summary.json and curves.png: {out}", soft_wrap=True, highlight=False)
 
 
-def train_run(trainer: Trainer, label: str, seed: int, title: str, console: Console) -> Record:
-    """One run from its first to its last epoch, as the record that is written."""
-    settings = trainer.settings
-    state = trainer.start(seed)
-    rows: list[Epoch] = []
-    with progress(console, title, settings.epochs) as show:
-        for epoch in range(1, settings.epochs + 1):
-            state, row = trainer.run_epoch(state, seed, epoch)
-            rows.append(row)
-            show(epoch, row)
-    return {
-        "config": {**settings.as_dict(), "band": label, "seed": seed},
-        **provenance(),
-        "result": {
-            "test_accuracy": rows[-1].test_accuracy,
-            "test_loss": rows[-1].test_loss,
-            "compression": trainer.compression,
-            "seconds_per_epoch": statistics.median(row.seconds for row in rows),
-            "compile_seconds": trainer.compile_seconds,
-            "saved_bytes": trainer.saved_bytes,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        },
-        "curves": {name: [getattr(row, name) for row in rows] for name in Epoch._fields},
-    }
+def _as_json(options: Options) -> dict[str, object]:
+    """The options as a job's file keeps them; where it lies they need not tell."""
+    folder = options.data_dir and str(options.data_dir.absolute())
+    content = {**asdict(options), "data_dir": folder}
+    del content["out"], content["resume"]
+    return content
+
+
+def _options(words: Sequence[str]) -> Options:
+    """The options of the command line; with ``--resume`` those of the job where it gives none."""
+    program = "python -m experiments.train"
+    options = parse_options(Options, words, program)
+    if options.resume is None:
+        return options
+    if options.out is not None and options.out != options.resume:
+        raise UserError(f"--resume {options.resume} writes there, not into --out {options.out}")
+    stored = read_options(options.resume, {field.name for field in fields(Options)})
+    folder = stored.pop("data_dir", None)
+    default = Options(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()},
+        data_dir=None if folder is None else Path(folder),
+    )
+    again = parse_options(Options, words, program, default)
+    return replace(again, out=options.resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,9 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        run_job(parse_options(Options, words, "python -m experiments.train"), Console())
+        try:
+            run_job(_options(words), Console())
+        except OSError as error:  # The disk is full, a folder cannot be written, ...
+            raise UserError(f"{error.filename or 'output'}: {error.strerror or error}") from error
 
-    return run_command(action, "finished runs are kept")
+    return run_command(action, "finished runs and checkpoints are kept")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from flax import nnx
@@ -9,11 +10,22 @@ from flax import nnx
 import bandjax
 from experiments.errors import UserError
 from experiments.models.cnn import CNN
+from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
-from experiments.models.layers import keep_spectra_in
+from experiments.models.layers import compute_in, keep_spectra_in
 from experiments.models.lenet import LeNet
+from experiments.models.resnet import ResNet, resnet50
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"cnn": CNN, "fcn": FCN, "lenet": LeNet}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "cnn": CNN,
+    "fcn": FCN,
+    "lenet": LeNet,
+    "resnet18": ResNet,  # the stem for CIFAR
+    "resnet18-pool": functools.partial(ResNet, stem_pool=True),  # as the paper trains it
+    "resnet50": resnet50,  # the stem for ImageNet
+    "densenet121": functools.partial(DenseNet, stem="imagenet"),
+    "densenet121-12": functools.partial(DenseNet, growth=12),  # the stem for CIFAR, as the paper's
+}
 
 
 def build(
@@ -24,6 +36,7 @@ def build(
     band: bandjax.Band,
     method: str = "auto",
     residual_dtype: str = "float32",
+    precision: str = "float32",
     seed: int = 0,
 ) -> nnx.Module:
     """Build a network, in inference mode, for examples of a given shape.
@@ -35,6 +48,8 @@ def build(
         band: the band of every convolution; None is the dense network.
         method: how bandjax computes the convolutions.
         residual_dtype: type in which the convolutions keep spectra for the backward pass.
+        precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
+            batch statistics are float32 with each.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:
@@ -47,5 +62,6 @@ def build(
     except ValueError as error:
         raise UserError(f"model {name} on examples {example_shape}: {error}") from error
     keep_spectra_in(model, residual_dtype)
+    compute_in(model, precision)
     model.eval()
     return model

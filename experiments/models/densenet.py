@@ -25,7 +25,7 @@ class DenseNet(nnx.Module):
     networks", CVPR 2017.
 
     Args:
-        example_shape: ``(height, width, channels)``.
+        example_shape: ``(height, width, channels)``; at least 8x8, for ImageNet's stem 29x29.
         classes: number of outputs.
         band: the band of every convolution, None for all frequencies.
         method: how bandjax computes the convolutions.
@@ -61,6 +61,11 @@ class DenseNet(nnx.Module):
             raise ValueError("needs images, (height, width, channels)")
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+        # One point is left after the last transition, two before it, and so on to the image.
+        least = 2 ** (len(blocks) - 1)
+        least = 4 * least - 3 if stem == "imagenet" else least
+        if min(example_shape[:2]) < least:
+            raise ValueError(f"needs images of at least {least}x{least}, (height, width, channels)")
         conv = convolution_of(convolution, band, method, implementation, precision, rngs)
         channels = 2 * growth
         self.pool = stem == "imagenet"

@@ -44,3 +44,23 @@ def keep_spectra_in(model: nnx.Module, dtype: str) -> None:
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, bandjax.BandConv):
             layer.residual_dtype = jnp.dtype(dtype)
+
+
+PRECISIONS = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
+
+
+def compute_in(model: nnx.Module, precision: str) -> None:
+    """Sets the type in which every layer of a model computes and gives its output.
+
+    A layer rounds its input and parameters itself, so that parameters and their gradients stay
+    float32; batch norm takes its statistics in float32 whatever the type.
+
+    Args:
+        model: changed in place.
+        precision: ``float32``, ``bf16`` or ``fp16``.
+    """
+    if precision == "float32":
+        return
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+            layer.dtype = PRECISIONS[precision]

@@ -74,8 +74,6 @@ def growing(channels, growth, layers):
 def test_known_numbers_of_parameters():
     imagenet = {"band": None, "stem": "imagenet"}
     shape = (224, 224, 3)
-    assert parameters(lambda: resnet50(shape, 1000, band=None, rngs=nnx.Rngs(0))) == 25_557_032
-    assert parameters(lambda: DenseNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 7_978_856
     assert parameters(lambda: ResNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 11_689_512
 
     expected, channels = 27 * 24, 24
@@ -88,6 +86,55 @@ def test_known_numbers_of_parameters():
     expected += 2 * channels + channels * 10 + 10
     small = {"band": None, "growth": 12}
     assert parameters(lambda: DenseNet((32, 32, 3), 10, **small, rngs=nnx.Rngs(0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "published"),
+    [
+        ("resnet18", (32, 32, 3), 10, 11_173_962),
+        ("resnet18-pool", (32, 32, 3), 10, 11_173_962),
+        ("resnet50", (224, 224, 3), 1000, 25_557_032),
+        ("densenet121", (224, 224, 3), 1000, 7_978_856),
+        ("densenet121-12", (32, 32, 3), 10, 1_000_618),
+    ],
+)
+def test_networks_by_name(name, shape, classes, published):
+    band = bandjax.Compression(0.5)
+    assert parameters(lambda: build(name, shape, classes, band=band)) == published
+
+
+def test_the_papers_resnet18_pools_after_its_stem():
+    """Stages of 16, 8, 4 and 2 points, not of 32, 16, 8 and 4."""
+    sizes = []
+
+    def run(x):
+        for name in ("resnet18-pool", "resnet18"):
+            model = build(name, (32, 32, 3), 10, band=None)
+            y = nnx.relu(model.norm(model.stem(x)))
+            if model.stem_pool:
+                y = nnx.max_pool(y, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            sizes.append([])
+            for block in model.blocks:
+                y = block(y)
+                sizes[-1].append(y.shape[1])
+        return model(x)
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32"))
+    assert sizes == [[16, 16, 8, 8, 4, 4, 2, 2], [32, 32, 16, 16, 8, 8, 4, 4]]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", jnp.bfloat16), ("fp16", jnp.float16)])
+def test_half_precision_computes_in_half_and_keeps_float32(precision, dtype):
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    half, full = (
+        build("cnn", (8, 8, 1), 10, band=bandjax.Compression(0.5), precision=p)
+        for p in (precision, "float32")
+    )
+    logits = half(x)
+    assert logits.dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("float32")}
+    difference = np.abs(np.asarray(logits, np.float32) - full(x)).max()
+    assert 0 < difference < 16 * jnp.finfo(dtype).eps * np.abs(full(x)).max()
 
 
 SMALL = {

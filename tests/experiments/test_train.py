@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import random
+import re
+import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from tensorboardX.proto import event_pb2
 
-from experiments.loop import Epoch
-from experiments.progress import progress
+from experiments import killtest
+from experiments.checkpoints import read_arrays
+from experiments.config import settings_for
+from experiments.data import load_digits
+from experiments.examples import place
+from experiments.jobs import open_job
+from experiments.loop import Epoch, Trainer
+from experiments.metrics import Metrics
+from experiments.progress import Length, progress
+from experiments.records import git_revision
 from experiments.report import summarise
+from experiments.runs import Interval, Keeping, Run, Stop, Stopped
 from experiments.train import main
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--limit", "128", "--band", "none", "compression=0.5"]
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_job_writes_its_records_and_goes_on_where_it_stopped(tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     job = [*SMALL, "--out", str(out), "--seeds"]
     assert main([*job, "0"]) == 0
     names = {path.name for path in out.iterdir()}
-    first = {"none_seed-0.json", "compression-0.5_seed-0.json", "summary.json", "curves.png"}
-    assert names == first
+    runs = {"none_seed-0", "compression-0.5_seed-0"}
+    records = {f"{name}.json" for name in runs}
+    assert names == {*runs, *records, "job.json", "summary.json", "curves.png"}
+    for name in runs:
+        lines = (out / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4)]
+        assert rows[1]["images_per_second"] == pytest.approx(128 / rows[1]["seconds"])
+        assert {path.name for path in (out / name / "checkpoints").iterdir()} == {
+            "00000004", "00000004.json",
+        }  # fmt: skip
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     record = json.loads((out / "compression-0.5_seed-0.json").read_text())
@@ -49,7 +76,7 @@ def test_job_writes_its_records_and_goes_on_where_it_stopped(tmp_path, capsys):
     assert "saved for" in shown
     assert "\x1b" not in shown
 
-    kept = {name: (out / name).read_bytes() for name in names if "seed" in name}
+    kept = {name: (out / name).read_bytes() for name in records}
     assert main([*job, "0", "1"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("already done") == 2
@@ -60,7 +87,16 @@ def test_job_writes_its_records_and_goes_on_where_it_stopped(tmp_path, capsys):
 
     assert main([*job, "0", "--learning-rate", "0.5"]) == 2
     error = capsys.readouterr().err
+    assert "job.json began with learning_rate 0.001, not 0.5: choose another --out" in error
+    assert main(["--resume", str(out), "--learning-rate", "0.5"]) == 2
+    assert "began with learning_rate 0.001, not 0.5" in capsys.readouterr().err
+    assert main(["--resume", str(out)]) == 0  # the first command, and nothing left to do
+    assert capsys.readouterr().out.count("already done") == 2
+    (out / "job.json").unlink()
+    assert main([*job, "0", "--learning-rate", "0.5"]) == 2
+    error = capsys.readouterr().err
     assert "was trained with learning_rate 0.001, not 0.5: choose another --out" in error
+    (out / "job.json").unlink()
 
     (out / "none_seed-1.json").write_text('{"config": ')
     assert main([*job, "0"]) == 2
@@ -92,36 +128,213 @@ def test_summary_of_known_numbers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "x"], "unknown model 'x'; known: cnn, fcn, lenet"),
+        (["--model", "x"], "unknown model 'x'; known: cnn, fcn, lenet, resnet18, resnet18-pool"),
         (["--data", "x"], "unknown data set 'x'"),
         (["--data", "ucr:Coffee"], "needs --data-dir"),
         (["--data", "cifar10", "--data-dir", "/nonexistent"], "does not exist"),
         (["--model", "fcn"], "needs series"),
+        (["--model", "densenet121"], "at least 29x29"),
         (["--band", "half"], "unknown band 'half'"),
         (["--band", "compression=1.2"], "rate must satisfy 0 <= rate < 1, got 1.2"),
         (["--band"], "need at least one --band"),
         (["--band", "modes=3"], "model cnn: "),
         (["--seeds", "-1"], "no negative seed"),
+        (["--seeds"], "at least one --band and one --seeds"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--epochs", "many"], "--epochs"),
         (["--limit", "0"], "limit must be at least 1, got 0"),
         (["--batch-size", "2000"], "batch_size must be at most"),
+        (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
+        (["--accumulate", "50"], "batch_size times accumulate must be at most"),
         (["--learning-rate", "-1"], "learning_rate must be positive and finite, got -1.0"),
+        (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
         (["--momentum", "1"], "momentum must satisfy"),
+        (["--nesterov"], "nesterov needs --optimizer sgd and a momentum, got adam"),
+        (["--optimizer", "sgd", "--momentum", "0", "--nesterov"], "nesterov needs"),
+        (["--weight-decay", "-0.1"], "weight_decay must be finite and not negative, got -0.1"),
+        (["--label-smoothing", "1"], "label_smoothing must satisfy 0 <= label_smoothing < 1, got"),
+        (["--precision", "fp8"], "invalid choice 'fp8' for argument '--precision'"),
+        (["--schedule", "linear"], "invalid choice 'linear' for argument '--schedule'"),
+        (["--augment", "mixup"], "invalid choice 'mixup' for argument '--augment'"),
         (["--plateau-factor", "1"], "plateau_factor must satisfy"),
+        (["--plateau-patience", "0"], "plateau_patience must be at least 1"),
         (["--method", "magic"], "invalid choice 'magic' for argument '--method'"),
+        (["--checkpoint-every", "0s"], "checkpoint-every must be a number of epochs, steps or"),
+        (["--checkpoint-every", "soon"], "or never, got 'soon'"),
+        (["--keep", "0"], "keep must be at least 1, got 0"),
+        (["--resume", "nowhere"], "nothing to resume: nowhere has no job.json"),
+        (["--resume", "a", "--out", "b"], "--resume a writes there, not into --out b"),
         (["--unheard-of", "1"], "--unheard-of"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
+    assert_one_line(capsys, message)
+    assert not any(tmp_path.iterdir())
+
+
+def assert_one_line(capsys, message):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "job.json: not the file of a job"),
+        ("[]", "job.json: not the file of a job"),
+        ('{"options": {"engine": 1}}', "job.json has the unknown option 'engine'"),
+        ('{"options": {}, "settings": {"epochs": 9}}', "job.json began with epochs 9, not 30"),
+        ('{"options": {"model": "vgg"}}', "unknown model 'vgg'"),
+    ],
+)
+def test_a_folder_that_cannot_be_resumed(tmp_path, capsys, content, message):
+    (tmp_path / "job.json").write_text(content)
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert_one_line(capsys, message)
+    assert (tmp_path / "job.json").read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("notes.txt", "is no checkpoint of this program"), ("00000009.json", "is not the manifest")],
+)
+def test_foreign_checkpoints_are_left_alone(tmp_path, capsys, name, message):
+    folder = tmp_path / "none_seed-0" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{}")
+    assert main([*SMALL, "--seeds", "0", "--out", str(tmp_path)]) == 2
+    assert_one_line(capsys, message)
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path, capsys):
+    settings = settings_for("cnn", "digits").as_dict()
+    with open_job(tmp_path, {}, settings):
+        assert main(["--out", str(tmp_path)]) == 2
+    assert_one_line(capsys, f"another process is training into {tmp_path}")
+
+
+def test_a_full_disk_while_training_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
+
+    monkeypatch.setattr("experiments.train._train_all", full)
+    assert main(["--out", str(tmp_path)]) == 2
+    assert_one_line(capsys, "metrics.jsonl: No space left on device")
+
+
+def test_tensorboard_that_is_not_installed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert main(["--tensorboard", "--out", str(tmp_path / "out")]) == 2
+    assert_one_line(capsys, "--tensorboard needs tensorboardX: pip install 'bandjax[tensorboard]'")
     assert not any(tmp_path.iterdir())
+
+
+def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(tmp_path, capsys, monkeypatch):
+    """SIGKILL within an epoch, in a process of its own, and SIGTERM after one."""
+    reference, out = tmp_path / "reference", tmp_path / "out"
+    assert main([*killtest.RUN, "--out", str(reference)]) == 0
+    moment = killtest.Moment(random.randint(3, 9), random.uniform(0, 0.2))
+    finished = killtest.run_once(out, dict(os.environ), moment)
+    assert not finished
+    assert not (out / f"{killtest.STEM}.json").exists()
+
+    write = Metrics.write
+
+    def stop(metrics, epoch, row):
+        write(metrics, epoch, row)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Metrics, "write", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    capsys.readouterr()
+    assert main([*killtest.RUN, "--out", str(out)]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    shown = capsys.readouterr().out
+    assert "goes on after step" in shown
+    if not (out / f"{killtest.STEM}.json").exists():  # else it was killed in its last epoch
+        assert f"stopped by SIGTERM; a checkpoint is written, go on with --resume {out}" in shown
+    monkeypatch.setattr(Metrics, "write", write)
+    assert main(["--resume", str(out)]) == 0
+    assert killtest.differences(reference, out) == []
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_stopped_within_an_epoch(tmp_path, capsys):
+    """A run that is asked to stop after each third step, and started again, is the same run."""
+
+    class Third(Stop):
+        count = 0
+
+        @property
+        def asked(self):
+            self.count += 1
+            return self.count >= 3
+
+    examples = place(load_digits().limited(100))
+    settings = settings_for("cnn", "digits", epochs=2, batch_size=25, optimizer="sgd")
+    trainer = Trainer(settings, examples, None)
+    keeping = Keeping(Interval.parse("never"), 2, tensorboard=True)
+    records, stops = {}, 0
+    for name, stop in (("whole", Stop), ("parts", Third)):
+        finished = False
+        while not finished:
+            console = Console(file=io.StringIO())
+            run = Run(trainer, "none", 1, tmp_path / name, keeping, console, stop())
+            try:
+                records[name] = run.train("title")["curves"]
+                finished = True
+            except Stopped:
+                stops += 1
+                run.extra["ignored"] = True  # after the checkpoint was written
+    assert stops == 2
+    assert [records["whole"].pop("seconds")] != [records["parts"].pop("seconds")]
+    assert records["parts"] == records["whole"]
+    arrays = [
+        read_arrays(tmp_path / name / "checkpoints" / "00000008") for name in ("whole", "parts")
+    ]
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
+    events = [
+        (value.tag, event.step)
+        for path in sorted((tmp_path / "parts").glob("events.out.tfevents.*"))
+        for event in read_events(path)
+        for value in event.summary.value
+    ]
+    assert sorted(step for tag, step in events if tag == "test/accuracy") == [1, 2]
+    assert {tag for tag, _ in events} >= {"train/loss", "learning_rate", "images_per_second"}
+
+
+def read_events(path):
+    """The events of a TensorBoard file: records of a length, a sum, the bytes and their sum."""
+    raw = path.read_bytes()
+    while raw:
+        (length,) = struct.unpack("<Q", raw[:8])
+        event = event_pb2.Event()
+        event.ParseFromString(raw[12 : 12 + length])
+        yield event
+        raw = raw[16 + length :]
+
+
+def test_intervals():
+    assert Interval.parse("10epochs") == Interval(10, "epochs")
+    assert Interval.parse("5 steps") == Interval(5, "steps")
+    assert Interval.parse("90s") == Interval(90, "s")
+    assert Interval.parse("never").count == 0
+
+
+def test_git_revision(monkeypatch):
+    git_revision.cache_clear()
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", git_revision() or "0" * 40)
+    git_revision.cache_clear()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert git_revision() is None
+    git_revision.cache_clear()
 
 
 def test_output_folder_that_is_a_file(tmp_path, capsys):
@@ -136,7 +349,7 @@ def test_interrupted_job_says_so(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("experiments.train.run_job", interrupt)
     assert main(["--out", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "interrupted; finished runs are kept\n"
+    assert capsys.readouterr().err == "interrupted; finished runs and checkpoints are kept\n"
 
 
 def test_help_and_bad_input_from_a_shell(tmp_path):
@@ -160,13 +373,31 @@ def test_progress_on_a_terminal_is_a_bar_and_lines_elsewhere():
     for terminal in (True, False):
         text = io.StringIO()
         console = Console(file=text, force_terminal=terminal, width=120)
-        with progress(console, "run 1/1", 40) as show:
+        with progress(console, "run 1/1", Length(40, 10, 3000)) as show:
             for epoch in range(1, 41):
-                show(epoch, row)
+                show.step(epoch, 5, 0.5, 0.75, 0.75)
+                show.epoch(epoch, row)
         shown[terminal] = text.getvalue()
     assert "\x1b" in shown[True]
     assert "40/40" in shown[True]
     assert "ETA" in shown[True]
     assert "\x1b" not in shown[False]
     assert len(shown[False].splitlines()) == 11  # the first, and every fourth of 40
-    assert "epoch 4/40 · loss 0.2500 · test accuracy 87.50 %" in shown[False]
+    line = "epoch 4/40 · loss 0.2500 · test accuracy 87.50 % · 2,000 images/s · 1.50 s · ETA 0:00:"
+    assert line in shown[False]
+
+
+def test_progress_within_a_long_epoch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("experiments.progress.time.monotonic", lambda: now[0])
+    text = io.StringIO()
+    with progress(Console(file=text), "run 1/1", Length(2, 100, 3000)) as show:
+        for done in range(1, 101):
+            now[0] += 1.5
+            show.step(1, done, 0.5, 0.75, 1.5 * done)
+        show.epoch(1, Epoch(0.25, 0.9, 0.5, 0.875, 1e-3, 150.0))
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 3  # after one minute, after two, and at the end
+    assert lines[0].startswith("run 1/1 · epoch 1/2, step 40/100 · loss 0.5000 · accuracy 75.00 %")
+    assert "20 images/s" in lines[0]
+    assert lines[2].endswith("ETA 0:02:30")
