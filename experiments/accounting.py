@@ -24,6 +24,7 @@ def compression_report(model: nnx.Module, example_shape: tuple[int, ...]) -> dic
             "modes": list(layer.geometry.modes),
             "kept": layer.geometry.kept,
             "total": layer.geometry.total,
+            "inputs": layer.geometry.in_features,
             "compression": layer.compression,
         }
         for layer in summary.layers

@@ -15,6 +15,7 @@ Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
 Augment = Literal["none", "flip-crop"]
 Precision = Literal["float32", "bf16", "fp16"]
+ParamDomain = Literal["spatial", "spectral"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Settings:
         method: how bandjax computes the convolutions.
         residual_dtype: type in which the spectra are kept for the backward pass.
         remat: ``spectra`` keeps them alone, and recomputes all else; ``none`` keeps everything.
+        param_domain: ``spectral`` for filters whose parameters are their spectra.
         epochs: passes over the training examples.
         precision: type in which the layers compute; parameters and batch statistics are float32.
             ``fp16`` scales the loss, so that small gradients are not lost.
@@ -59,6 +61,7 @@ class Settings:
     method: Method = "auto"
     residual_dtype: ResidualDtype = "float32"
     remat: Remat = "none"
+    param_domain: ParamDomain = "spatial"
     epochs: int = 30
     precision: Precision = "float32"
     batch_size: int = 64

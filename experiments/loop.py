@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ import optax
 from flax import nnx
 
 import bandjax
+from bandjax.schedule import band_key
 from experiments.accounting import compression_report
 from experiments.augment import flip_and_crop
 from experiments.config import Settings
@@ -19,6 +21,10 @@ from experiments.errors import UserError
 from experiments.examples import Examples
 from experiments.models import build
 from experiments.optimizer import LossScale, learning_rate, make_optimizer
+
+Record = dict[str, Any]
+
+CALIBRATION_BATCHES = 8
 
 _jit = jax.jit  # In one place, so that tests can compile with less effort.
 
@@ -70,6 +76,7 @@ class Epoch(NamedTuple):
     test_accuracy: float
     learning_rate: float
     seconds: float
+    compression: float = 0.0  # of the whole network; with an Energy band on the test examples
 
 
 class Watch(Protocol):
@@ -90,11 +97,12 @@ class Network:
     Args:
         settings: of the run.
         examples: the task.
-        band: of every convolution.
+        band: of every convolution, or a plan.
         optimizer: the trainer's.
 
     Attributes:
-        compression: the true compression of each layer and in total.
+        compression: the true compression of each layer and in total; of an ``Energy`` band the
+            least that it can be.
         compile_seconds: how long the training step took to compile, 0 before the first step.
 
     Raises:
@@ -105,7 +113,7 @@ class Network:
         self,
         settings: Settings,
         examples: Examples,
-        band: bandjax.Band,
+        band: Any,
         optimizer: optax.GradientTransformationExtraArgs,
     ) -> None:
         self.settings = settings
@@ -121,7 +129,9 @@ class Network:
             method=settings.method,
             residual_dtype=settings.residual_dtype,
             precision=settings.precision,
+            param_domain=settings.param_domain,
         )
+        self._dynamic = isinstance(band, bandjax.Energy)
         remat = settings.remat == "spectra"
         self.loss = bandjax.checkpoint(self._loss_of) if remat else self._loss_of
         try:
@@ -252,10 +262,34 @@ class Network:
 
     def _evaluation_sums(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        logits = nnx.merge(self._inference_graph, params, stats)(x).astype(jnp.float32)
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        model = nnx.merge(self._inference_graph, params, stats)
+        found = {}
+        if self._dynamic:
+            logits, sown = nnx.capture(model, nnx.Intermediate)(x)
+            found = {
+                ".".join(map(str, path[:-1])): value[...][0]
+                for path, value in nnx.to_flat_state(sown)
+                if path[-1] == "compression"
+            }
+        else:
+            logits = model(x)
+        logits = logits.astype(jnp.float32)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return jnp.sum(losses * counts), jnp.sum((logits.argmax(-1) == y) & counts)
+        return jnp.sum(losses * counts), jnp.sum((logits.argmax(-1) == y) & counts), found
+
+    def compression_of(self, found: list[dict[str, jax.Array]]) -> Record:
+        """The compression report, with what an ``Energy`` band dropped on average over batches."""
+        if not self._dynamic:
+            return self.compression
+        layers = {
+            path: {**layer, "compression": sum(float(each[path]) for each in found) / len(found)}
+            for path, layer in self.compression["layers"].items()
+        }
+        weights = [layer["total"] * layer["inputs"] for layer in layers.values()]
+        dropped = [layer["compression"] for layer in layers.values()]
+        total = sum(w * d for w, d in zip(weights, dropped, strict=True)) / sum(weights)
+        return {"total": total, "layers": layers}
 
 
 class Trainer:
@@ -270,18 +304,20 @@ class Trainer:
     Args:
         settings: of the run.
         examples: the task.
-        band: of every convolution, until :meth:`use` changes it.
+        band: of every convolution, or a plan, until :meth:`use` changes it.
 
     Attributes:
         steps: steps in an epoch.
         network: the one in use.
+        compression: the report of the network in use, after an evaluation with what an ``Energy``
+            band dropped.
 
     Raises:
         UserError: the model does not fit the examples or the band, or a step takes more examples
             than there are.
     """
 
-    def __init__(self, settings: Settings, examples: Examples, band: bandjax.Band) -> None:
+    def __init__(self, settings: Settings, examples: Examples, band: Any) -> None:
         self.settings = settings
         self.examples = examples
         size = settings.batch_size * settings.accumulate
@@ -295,15 +331,30 @@ class Trainer:
         if settings.augment != "none" and examples.x.ndim != 4:
             raise UserError(f"augment needs images, got examples {examples.x.shape[1:]}")
         self._optimizer = make_optimizer(settings, self.steps)
-        self._networks: dict[bandjax.Band, Network] = {}
+        self._networks: dict[Any, Network] = {}
         self.network = self.use(band)
+        self.compression = self.network.compression
 
-    def use(self, band: bandjax.Band) -> Network:
+    def use(self, band: Any) -> Network:
         """Change the band of the following epochs; each band is compiled once."""
-        if band not in self._networks:
-            self._networks[band] = Network(self.settings, self.examples, band, self._optimizer)
-        self.network = self._networks[band]
+        key = band_key(band)
+        if key not in self._networks:
+            self._networks[key] = Network(self.settings, self.examples, band, self._optimizer)
+        self.network = self._networks[key]
         return self.network
+
+    def forget_all_but(self, bands: Iterable[Any]) -> None:
+        """Drop what was compiled for other bands, plans of another run for instance."""
+        keys = set(map(band_key, bands))
+        self._networks = {key: net for key, net in self._networks.items() if key in keys}
+
+    def calibrate(self, state: State, energy: bandjax.Energy) -> bandjax.Plan:
+        """A plan for the network as it is, from its first training examples."""
+        model = self.network.model()
+        nnx.update(model, state.params, state.stats)
+        size = self.settings.batch_size
+        starts = range(0, min(CALIBRATION_BATCHES * size, len(self.examples.x) - size + 1), size)
+        return bandjax.calibrate(model, [self.examples.x[i : i + size] for i in starts], energy)
 
     @property
     def compilations(self) -> int:
@@ -366,7 +417,9 @@ class Trainer:
         test_loss, test_accuracy = self.evaluate(state)
         size = self.settings.batch_size * self.settings.accumulate
         rate = learning_rate(self.settings, self.steps, state.optimizer)
-        row = Epoch(loss, correct / (self.steps * size), test_loss, test_accuracy, rate, seconds)
+        accuracy = correct / (self.steps * size)
+        dropped = self.compression["total"]
+        row = Epoch(loss, accuracy, test_loss, test_accuracy, rate, seconds, dropped)
         return state, row
 
     def check_finite(self, sums: Sums, seed: int, epoch: int) -> None:
@@ -387,12 +440,16 @@ class Trainer:
         )
 
     def evaluate(self, state: State) -> tuple[float, float]:
-        """Mean loss and accuracy over all test examples, with the running batch statistics."""
+        """Mean loss and accuracy over all test examples, with the running batch statistics.
+
+        :attr:`compression` is then that of these examples.
+        """
         sums = [
             self.network.evaluate(state.params, state.stats, *batch) for batch in self.examples.test
         ]
-        loss = sum(float(loss) for loss, _ in sums)
-        correct = sum(int(correct) for _, correct in sums)
+        loss = sum(float(loss) for loss, _, _ in sums)
+        correct = sum(int(correct) for _, correct, _ in sums)
+        self.compression = self.network.compression_of([found for _, _, found in sums])
         return loss / self.examples.test_count, correct / self.examples.test_count
 
     @cached_property

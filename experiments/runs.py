@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from bandjax.schedule import Schedule
 from experiments.checkpoints import Checkpoints, Position
 from experiments.errors import UserError
 from experiments.loop import Epoch, State, Sums, Trainer, Watch
@@ -129,6 +130,7 @@ class Run:
         keeping: what is written into it.
         console: where progress is shown.
         stop: asked after every step.
+        bands: those of the epochs, counted from 0; None for the trainer's all the time.
     """
 
     def __init__(
@@ -140,8 +142,10 @@ class Run:
         keeping: Keeping,
         console: Console,
         stop: Stop,
+        bands: Schedule | None = None,
     ) -> None:
         self.trainer = trainer
+        self.bands = bands
         self.seed = seed
         self.folder = folder
         self.keeping = keeping
@@ -178,6 +182,10 @@ class Run:
             self._rows = [Epoch(*row) for row in position.curves]
             self.extra = position.extra
             self._say(f"{title} · goes on after step {step}")
+        if self.bands is not None:
+            if "bands" in self.extra:
+                self.bands.load_state_dict(self.extra["bands"])
+            trainer.forget_all_but(self.bands.bands)
         examples = trainer.steps * settings.batch_size * settings.accumulate
         length = Length(settings.epochs, trainer.steps, examples)
         with (
@@ -187,6 +195,7 @@ class Run:
             progress(self.console, title, length) as show,
         ):
             while epoch <= settings.epochs:
+                self._choose_band(epoch, state)
                 state, row = trainer.run_epoch(
                     state,
                     self.seed,
@@ -206,6 +215,15 @@ class Run:
                     if self.stop.asked and not over:
                         raise Stopped
         return self._record(state)
+
+    def _choose_band(self, epoch: int, state: State) -> None:
+        """Take the band of an epoch, numbered from 1, calibrated first if it is time to."""
+        if self.bands is None:
+            return
+        if self.bands.due(epoch - 1):
+            self.bands.update(epoch - 1, self.trainer.calibrate(state, self.bands.energy))
+        self.extra["bands"] = self.bands.state_dict()
+        self.trainer.use(self.bands(epoch - 1))
 
     def _watch(self, epoch: int, show: Report) -> Watch:
         trainer = self.trainer
@@ -251,9 +269,10 @@ class Run:
             "result": {
                 "test_accuracy": rows[-1].test_accuracy,
                 "test_loss": rows[-1].test_loss,
-                "compression": trainer.network.compression,
+                "compression": trainer.compression,
                 "seconds_per_epoch": statistics.median(row.seconds for row in rows),
                 "compile_seconds": trainer.network.compile_seconds,
+                "compilations": trainer.compilations,
                 "saved_bytes": trainer.saved_bytes,
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             },

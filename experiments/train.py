@@ -17,18 +17,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+import bandjax
 from experiments import data, report
-from experiments.bands import parse_band
+from experiments.bands import SYNTAX, parse_band
 from experiments.command import parse_options, run_command
 from experiments.config import (
     Augment,
     Method,
     Optimizer,
+    ParamDomain,
     Precision,
     Remat,
     ResidualDtype,
@@ -37,13 +39,15 @@ from experiments.config import (
     settings_for,
 )
 from experiments.errors import UserError
-from experiments.examples import place
+from experiments.examples import Examples, place
 from experiments.jobs import open_job, read_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
+
+_BANDS = "One or more bands, each a run for every seed. " + " ".join(SYNTAX.split())
 
 
 def _optional(metavar: str, hint: str = "the model's") -> object:
@@ -75,9 +79,11 @@ class Options:
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
     """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/, as the official
     archives unpack."""
-    band: tuple[str, ...] = ("none", "compression=0.5", "compression=0.75")
-    """One or more bands: none (every frequency), compression=RATE (drop this share of each
-    layer's half spectrum) or modes=U[,U..] (keep frequencies up to U, per spatial axis)."""
+    band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
+        "none",
+        "compression=0.5",
+        "compression=0.75",
+    )
     method: Method = "auto"
     """How the convolutions are computed; auto chooses by cost."""
     residual_dtype: ResidualDtype = "float32"
@@ -86,6 +92,9 @@ class Options:
     remat: Remat = "none"
     """spectra: keep nothing but the spectra for the backward pass, and recompute the rest from
     them; none: keep everything."""
+    param_domain: ParamDomain = "spatial"
+    """spectral: the filters' parameters are their spectra on the band; they begin as spatial ones
+    do, but are not bound to their taps."""
     precision: Precision = "float32"
     """Type in which the layers compute; parameters, their gradients and batch statistics are
     float32. fp16 scales the loss, as much as no gradient overflows."""
@@ -148,7 +157,8 @@ def run_job(options: Options, console: Console) -> None:
     settings = options.settings()
     if settings.model not in MODELS:
         raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
-    bands = dict(parse_band(text) for text in options.band)
+    texts = {parse_band(text)[0]: text for text in options.band}
+    bands = {label: parse_band(text)[1] for label, text in texts.items()}
     if not bands or not options.seeds or min(options.seeds) < 0:
         raise UserError("need at least one --band and one --seeds, and no negative seed")
     if options.keep < 1:
@@ -158,12 +168,12 @@ def run_job(options: Options, console: Console) -> None:
         import_tensorboard()
     examples = place(data.load(settings.data, options.data_dir).limited(settings.limit))
     # Every band is checked here, before the first one trains.
-    trainers = {label: Trainer(settings, examples, band) for label, band in bands.items()}
+    trainers = {label: _trainer(settings, examples, band) for label, band in bands.items()}
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
     with open_job(out, _as_json(options), settings.as_dict()), stop_on_sigterm() as stop:
         try:
-            _train_all(trainers, options.seeds, out, keeping, console, stop)
+            _train_all(trainers, texts, options.seeds, out, keeping, console, stop)
         except Stopped:
             console.print(
                 f"stopped by SIGTERM; a checkpoint is written, go on with --resume {out}",
@@ -174,8 +184,20 @@ def run_job(options: Options, console: Console) -> None:
         _report(settings, list(bands), out, console)
 
 
+def _trainer(settings: Settings, examples: Examples, band: Any) -> Trainer:
+    """A trainer that has met every band that is known."""
+    if not isinstance(band, bandjax.schedule.Schedule):
+        return Trainer(settings, examples, band)
+    trainer = Trainer(settings, examples, band(0))
+    for each in band.bands:
+        trainer.use(each)
+    trainer.use(band(0))
+    return trainer
+
+
 def _train_all(
     trainers: dict[str, Trainer],
+    texts: dict[str, str],
     seeds: Sequence[int],
     out: Path,
     keeping: Keeping,
@@ -194,7 +216,11 @@ def _train_all(
         if stop.asked:
             raise Stopped
         path = run_path(out, label, seed)
-        run = Run(trainers[label], label, seed, path.with_suffix(""), keeping, console, stop)
+        # A schedule may have a state: each run has its own.
+        bands = parse_band(texts[label])[1]
+        schedule = bands if isinstance(bands, bandjax.schedule.Schedule) else None
+        trainer, folder = trainers[label], path.with_suffix("")
+        run = Run(trainer, label, seed, folder, keeping, console, stop, schedule)
         write_json(path, run.train(title))
 
 

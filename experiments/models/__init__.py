@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -33,10 +34,11 @@ def build(
     example_shape: tuple[int, ...],
     classes: int,
     *,
-    band: bandjax.Band,
+    band: Any,
     method: str = "auto",
     residual_dtype: str = "float32",
     precision: str = "float32",
+    param_domain: str = "spatial",
     seed: int = 0,
 ) -> nnx.Module:
     """Build a network, in inference mode, for examples of a given shape.
@@ -45,11 +47,12 @@ def build(
         name: one of ``MODELS``.
         example_shape: ``(*spatial, channels)`` of one example.
         classes: number of outputs.
-        band: the band of every convolution; None is the dense network.
+        band: the band of every convolution, or a ``bandjax.Plan``; None is the dense network.
         method: how bandjax computes the convolutions.
         residual_dtype: type in which the convolutions keep spectra for the backward pass.
         precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
             batch statistics are float32 with each.
+        param_domain: ``spectral`` for filters that live in the frequency domain.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:
@@ -58,7 +61,18 @@ def build(
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     try:
-        model = MODELS[name](example_shape, classes, band=band, method=method, rngs=nnx.Rngs(seed))
+        planned = isinstance(band, bandjax.Plan)
+        model = MODELS[name](
+            example_shape,
+            classes,
+            band=None if planned else band,
+            method=method,
+            rngs=nnx.Rngs(seed),
+        )
+        if planned:
+            bandjax.nnx.band_limit(model, band, method=method)
+        if param_domain == "spectral":
+            bandjax.nnx.to_spectral(model, (1, *example_shape))
     except ValueError as error:
         raise UserError(f"model {name} on examples {example_shape}: {error}") from error
     keep_spectra_in(model, residual_dtype)
