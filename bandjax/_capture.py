@@ -64,8 +64,9 @@ def layer_signals(
     Args:
       model: a ``flax.nnx`` module that holds the layer.
       layer: its path in the model, as ``flax.nnx.iter_modules`` gives it or as text, "convs.0".
-        A layer with a ``kernel``, called once in ``loss`` with its input as first argument, outside
-        of ``jax.jit``, ``jax.checkpoint`` and the like.
+        A layer with a ``kernel`` (where its parameter is a spectrum, ``bandjax.nnx.to_spatial``
+        first), called once in ``loss`` with its input as first argument, outside of ``jax.jit``,
+        ``jax.checkpoint`` and the like.
       loss: ``loss(model, *batch)`` returns a scalar, or a tuple that begins with it.
       *batch: further arguments of ``loss``.
 
