@@ -17,6 +17,7 @@ from bandjax._band import Band as Band
 from bandjax._band import Compression as Compression
 from bandjax._band import Energy as Energy
 from bandjax._band import Modes as Modes
+from bandjax._calibrate import calibrate as calibrate
 from bandjax._checkpoint import checkpoint as checkpoint
 from bandjax._checkpoint import save_spectra as save_spectra
 from bandjax._conv import band_conv as band_conv
@@ -25,6 +26,10 @@ from bandjax._geometry import ConvGeometry as ConvGeometry
 from bandjax._geometry import conv_geometry as conv_geometry
 from bandjax._hook import conv_general_dilated as conv_general_dilated
 from bandjax._native import NATIVE_TARGETS as NATIVE_TARGETS
+from bandjax._plan import LayerPlan as LayerPlan
+from bandjax._plan import Plan as Plan
+from bandjax._select import ConvLayer as ConvLayer
+from bandjax._select import LimitReport as LimitReport
 from bandjax._spectral_conv import spectral_conv as spectral_conv
 from bandjax._summary import LayerSummary as LayerSummary
 from bandjax._summary import Summary as Summary

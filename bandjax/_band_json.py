@@ -52,7 +52,7 @@ def band_from_json(content: Any) -> Any:
         case {"plan": plan}:
             import bandjax
 
-            return bandjax.Plan.from_dict(plan)  # type: ignore[attr-defined]
+            return bandjax.Plan.from_dict(plan)
     raise ValueError(f"no band is written as {content!r}")
 
 

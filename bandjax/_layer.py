@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,9 +11,12 @@ from bandjax._band import Band, Energy
 from bandjax._energy import compression_at
 from bandjax._geometry import ConvGeometry, conv_geometry
 from bandjax._hook import ConvGeneralDilated, conv_general_dilated
+from bandjax._plan import PlannedModes
 
 # Flax pads for these itself, with more input, before it calls its convolution.
 _PADDED_BY_FLAX = ("CIRCULAR", "CAUSAL", "REFLECT")
+# A layer that is calibrated has an attribute of this name: what sees the arguments of its hook.
+OBSERVER = "input_observer"
 
 
 class AsFlaxSees:
@@ -31,8 +35,7 @@ class AsFlaxSees:
         self._convolution = hook(layer)
         self.conv_general_dilated = self._convolve
         self.conv_general_dilated_cls = None
-        by_flax = not (isinstance(layer.padding, str) and layer.padding in _PADDED_BY_FLAX)
-        self.padding = layer.padding if by_flax else "VALID"
+        self.padding = padding_for_flax(layer.padding)
         self.modes: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -43,8 +46,34 @@ class AsFlaxSees:
     ) -> jax.Array:
         if self.padding is not self._layer.padding:
             padding = self._layer.padding
+        if isinstance(self._layer.band, PlannedModes):
+            self._layer.band.check(lhs.shape[1:-1], rhs.shape)
+        observer = getattr(self._layer, OBSERVER, None)
+        if observer is not None:
+            observer(lhs, rhs, strides, padding, **options)
         y, self.modes = self._convolution.with_modes(lhs, rhs, strides, padding, **options)
         return y
+
+
+def padding_for_flax(padding: Any) -> Any:
+    """Returns the padding that Flax's code is to see where the operator does Flax's own."""
+    return "VALID" if isinstance(padding, str) and padding in _PADDED_BY_FLAX else padding
+
+
+@dataclasses.dataclass(frozen=True)
+class WithPadding:
+    """A convolution that pads in its own way, whatever it is told."""
+
+    convolution: Any
+    padding: Any
+
+    def __call__(
+        self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
+    ) -> jax.Array:
+        """Convolves with the layer's padding, if Flax's code sees another one."""
+        if padding_for_flax(self.padding) is not self.padding:
+            padding = self.padding
+        return self.convolution(lhs, rhs, strides, padding, **options)
 
 
 def found_by_energy(layer: Any, seen: AsFlaxSees, input_shape: tuple[int, ...]) -> dict[str, Any]:

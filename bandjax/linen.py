@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ from flax import linen as nn
 from bandjax import _layer, _spectral_layer
 from bandjax._band import Band
 from bandjax._geometry import ConvGeometry, check_groups
+from bandjax._linen_limit import Limiting, entered
+from bandjax._plan import Plan
+from bandjax._select import Limit, LimitReport, Where, options_of
 
-__all__ = ["BandConv"]
+__all__ = ["BandConv", "band_limited"]
 
 
 class BandConv(nn.Conv):
@@ -122,3 +126,92 @@ class BandConv(nn.Conv):
         arrays: Any = self.promote_dtype(inputs, spectrum, bias, dtype=self.dtype)
         x, w, b = arrays
         return _spectral_layer.call(self, x, w, b, own.grid)
+
+
+class band_limited:  # noqa: N801  As contextlib names such classes.
+    """Makes the convolutions of ``flax.linen`` models band-limited, while it is entered.
+
+    Within ``with band_limited(band):``, or within a function that it decorates, every call of a
+    ``flax.linen.Conv`` is that of a :class:`BandConv`. Model and variables stay as they are.
+
+    JAX traces a function once and then runs what it compiled. A jitted function that was traced
+    outside is not band-limited inside, and one that was traced inside stays so. Enter the context
+    in the function that is jitted, or decorate what is jitted: then it is there whenever it counts.
+
+    Args:
+      band: for all layers, or a :class:`bandjax.Plan` with one for each; None for every frequency.
+      where: which layers, see :func:`bandjax.nnx.band_limit`; paths are those of the variables,
+        ``"Block_0/Conv_1"``. With a plan and ``where``, a part of the model may be called.
+      strict: raise where a selected layer cannot be band-limited, rather than warn. Such are
+        ``ConvTranspose``, ``ConvLocal``, layers with more than three spatial axes, those of complex
+        numbers, and those with a ``conv_general_dilated`` of their own.
+      grid, method, implementation, residual_dtype, recompute_filter: see
+        :func:`bandjax.nnx.band_limit`.
+
+    Entering gives a :class:`bandjax.LimitReport`, which fills as layers are traced. Of contexts
+    within each other the innermost that selects a layer limits it.
+
+    Raises:
+      TypeError, ValueError: as :func:`bandjax.nnx.band_limit`, of the model when it is traced. That
+        layers of a plan are not in the model is known, and raised, at the end of the context.
+
+    Example:
+      >>> x = jnp.ones((2, 32, 32, 3))
+      >>> model = nn.Sequential([nn.Conv(8, (3, 3)), nn.relu, nn.Conv(8, (1, 1))])
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> with band_limited(Compression(0.5), where=(3, 3)) as report:
+      ...     y = model.apply(variables, x)
+      >>> print(report)
+      1 convolutions band-limited, 1 not selected, 0 cannot be
+        layers_0: Compression(rate=0.5)
+        layers_2: left alone, not selected
+
+      >>> apply = jax.jit(band_limited(Compression(0.5), where=(3, 3))(model.apply))
+      >>> bool(jnp.allclose(apply(variables, x), y, atol=1e-5))
+      True
+    """
+
+    def __init__(
+        self,
+        band: Band | Plan,
+        where: Where = None,
+        *,
+        strict: bool = False,
+        grid: int | Sequence[int] | None = None,
+        method: str = "auto",
+        implementation: str | None = None,
+        residual_dtype: jax.typing.DTypeLike | None = None,
+        recompute_filter: bool = True,
+    ) -> None:
+        options = options_of(grid, method, implementation, residual_dtype, recompute_filter)
+        self._arguments = Limit(band, options), where, strict, BandConv
+        Limiting(*self._arguments)  # Raises now what would raise in the first call.
+        self._entered: list[tuple[Limiting, Any]] = []
+
+    def __enter__(self) -> LimitReport:
+        limiting = Limiting(*self._arguments)
+        context = entered(limiting)
+        context.__enter__()
+        self._entered.append((limiting, context))
+        return limiting.report
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        limiting, context = self._entered.pop()
+        context.__exit__(kind, value, traceback)
+        if kind is None:
+            limiting.finish()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns ``function``, called within the context."""
+        if not callable(function):
+            raise TypeError(f"band_limited decorates functions, got {function!r}")
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            limiting = Limiting(*self._arguments)
+            with entered(limiting):
+                out = function(*args, **kwargs)
+            limiting.finish()
+            return out
+
+        return call

@@ -9,13 +9,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-from bandjax import _layer, _spectral_layer
+from bandjax import _layer, _nnx_limit, _spectral_layer
 from bandjax._band import Band
 from bandjax._checkpoint import checkpoint, save_spectra
 from bandjax._geometry import ConvGeometry, check_groups
 from bandjax._observe import observe
+from bandjax._plan import Plan
+from bandjax._select import Limit, LimitReport, Where, options_of
 
-__all__ = ["BandConv", "remat", "to_spatial", "to_spectral"]
+__all__ = ["BandConv", "band_limit", "remat", "to_spatial", "to_spectral"]
 
 
 class BandConv(nnx.Conv):
@@ -266,3 +268,64 @@ def remat(f: Callable[..., Any], policy: Callable[..., bool] = save_spectra) -> 
         return out
 
     return call
+
+
+def band_limit(
+    model: nnx.Module,
+    band: Band | Plan,
+    where: Where = None,
+    *,
+    strict: bool = False,
+    grid: int | Sequence[int] | None = None,
+    method: str = "auto",
+    implementation: str | None = None,
+    residual_dtype: jax.typing.DTypeLike | None = None,
+    recompute_filter: bool = True,
+) -> LimitReport:
+    """Makes the convolutions of an existing model band-limited, in place.
+
+    Every ``flax.nnx.Conv`` in the model, wherever it is, becomes a :class:`BandConv`; a
+    ``BandConv`` has its band and options replaced. The layers stay the same objects with the same
+    variables, so that optimizers and checkpoints fit as before; functions that ``nnx.jit`` compiled
+    trace the model anew. For a limited copy, limit ``nnx.clone(model)``.
+
+    The band None is every frequency, hence the convolutions of the dense model again, to rounding.
+
+    A band is wider than a kernel: an output depends on inputs all over the map, in ``CAUSAL`` and
+    in masked layers on later ones too. Leave them out where that matters.
+
+    Args:
+      model: a module.
+      band: for all layers, or a :class:`bandjax.Plan` with one for each. A plan of
+        :func:`bandjax.calibrate` leaves out what that left out.
+      where: which layers, as a function of a :class:`bandjax.ConvLayer`; a shell pattern of paths,
+        ``"blocks.*"``; a compiled regular expression, searched in paths; a class; a kernel size,
+        ``(3, 3)``; or a list of these, of which any may hold. None for all.
+      strict: raise, and change nothing, where a selected layer cannot be band-limited; by default
+        warn. Such are ``ConvTranspose``, layers with more than three spatial axes, those of complex
+        numbers, and those with a ``conv_general_dilated`` of their own.
+      grid, method, implementation, residual_dtype, recompute_filter: of all layers, see
+        :func:`bandjax.band_conv`. Periodic layers keep their grid, and a plan has its own.
+
+    Returns:
+      A :class:`bandjax.LimitReport`: which layers are limited, which were not selected, and which
+      cannot be limited and why.
+
+    Raises:
+      TypeError: an argument of the wrong type. A later call raises it where the ``__call__`` of a
+        subclass of ``Conv`` convolves in its own way.
+      ValueError: no layer is selected; a selected one cannot be limited, with ``strict``; the plan
+        is for another model. Calls raise it where inputs have another size than the plan's.
+
+    Example:
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...     nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.relu, nnx.Conv(8, 8, (1, 1), rngs=rngs)
+      ... )
+      >>> print(band_limit(model, Compression(0.5), where=(3, 3)))
+      1 convolutions band-limited, 1 not selected, 0 cannot be
+        layers.0: Compression(rate=0.5)
+        layers.2: left alone, not selected
+    """
+    options = options_of(grid, method, implementation, residual_dtype, recompute_filter)
+    return _nnx_limit.limit_model(model, Limit(band, options), where, strict, BandConv)

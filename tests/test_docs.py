@@ -17,11 +17,13 @@ import bandjax
 MODULES = [
     "_approximate",
     "_band",
+    "_calibrate",
     "_checkpoint",
     "_compiled",
     "_conv",
     "_geometry",
     "_hook",
+    "_plan",
     "_summary",
     "_variants",
     "linen",

@@ -1,0 +1,263 @@
+"""Train a network, and find the band that holds a share of each layer's spectral energy.
+
+    python -m experiments.calibration --data ucr:FiftyWords --data-dir DIR --grid 1024
+
+The network is trained as ``experiments.train`` trains it, dense. Then the training examples pass
+through it, and every convolution layer gets the smallest box that holds the share of its input's
+energy. With --rounds 2 a second network is then trained from the start on that plan, and calibrated
+in its turn, and so on.
+
+The plans are saved in the output folder (round-1.json and so on; round-1-grid-1024.json on the
+circle of --grid), with a record of all rounds (record.json) and a picture (energy.png).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import matplotlib
+import numpy as np
+import tyro
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+import bandjax
+from experiments import data
+from experiments.command import parse_options, run_command
+from experiments.config import settings_for
+from experiments.errors import UserError
+from experiments.loop import Trainer, place
+from experiments.progress import progress
+from experiments.records import provenance, write_json
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+# Supplement, Table 1, FCN on FiftyWords at energy 90 %: 270 inputs over 4.23, 6.62 and 9.40 numbers
+# kept; coefficients out of 513 on a grid of 1024.
+PAPER = {("fcn", "ucr:FiftyWords", 0.9): (32, 21, 15)}
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a network, and find the band that holds a share of each layer's energy."""
+
+    model: str = "fcn"
+    """The network, see python -m experiments.train --help."""
+    data: str = "ucr:FiftyWords"
+    """The data set: digits, ucr:NAME or cifar10."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder that holds the data, see python -m experiments.train --help."""
+    energy: float = 0.9
+    """Share of the spectral energy of each layer's inputs that its box is to hold, up to 1."""
+    grid: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Calibrate on circles of so many points too, such as the paper's 1024 for FiftyWords."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Passes over the training examples; the model's default as in experiments.train."""
+    rounds: int = 1
+    """Networks to train: the first dense, each further one on the plan of the one before it."""
+    batch_size: int = 50
+    """Examples in a calibration batch."""
+    seed: int = 0
+    """Of the initial parameters and the order of the examples."""
+    out: Path = Path("runs/calibration")
+    """Folder for the results."""
+
+
+class PlannedTrainer(Trainer):
+    """A trainer whose networks are band-limited by a plan; dense without one."""
+
+    def __init__(self, plan: bandjax.Plan | None, *args: Any) -> None:
+        self._plan = plan
+        super().__init__(*args, None)
+
+    def model(self, seed: int = 0) -> nnx.Module:
+        """The network with the seed's initial parameters, in inference mode."""
+        model = super().model(seed)
+        if self._plan is not None:
+            bandjax.nnx.band_limit(model, self._plan)
+        return model
+
+
+def run(options: Options, console: Console) -> None:
+    """Train, calibrate and report.
+
+    Raises:
+        UserError: an option, a data file or the output folder is not usable, or a loss diverged.
+    """
+    try:
+        band = bandjax.Energy(options.energy)
+    except ValueError as error:
+        raise UserError(f"--energy: {error}") from error
+    if min(options.rounds, options.batch_size) < 1 or options.seed < 0:
+        raise UserError("--rounds and --batch-size must be at least 1, and --seed not negative")
+    settings = settings_for(options.model, options.data, epochs=options.epochs)
+    examples = place(data.load(options.data, options.data_dir))
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {str(options.out)!r}: {error.strerror}") from error
+    x = np.asarray(examples.x)
+    batches = [x[i : i + options.batch_size] for i in range(0, len(x), options.batch_size)]
+    grids = [None] if options.grid is None else [None, options.grid]
+    paper = PAPER.get((options.model, options.data, options.energy))
+    title = f"{options.model} on {options.data}, {settings.epochs} epochs, seed {options.seed}"
+
+    plan: bandjax.Plan | None = None
+    rounds: list[dict[str, Any]] = []
+    columns: dict[str, bandjax.Plan] = {}
+    curves: dict[str, list[bandjax.Plan]] = {}
+    for number in range(1, options.rounds + 1):
+        name = "dense" if plan is None else f"trained on plan {number - 1}"
+        trainer = PlannedTrainer(plan, settings, examples)
+        model, accuracy = train(trainer, options.seed, f"round {number}, {name}", console)
+        plans: dict[int | None, bandjax.Plan] = {}
+        try:
+            for grid in grids:
+                plans[grid] = bandjax.calibrate(model, batches, band, grid=grid)
+            curves[name] = [
+                bandjax.calibrate(model, batches, bandjax.Energy(share), grid=grids[-1])
+                for share in SHARES
+            ]
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        limited = limited_accuracy(trainer, model, plans[None])
+        for grid, found in plans.items():
+            console.print(found.table())
+            suffix = "" if grid is None else f"-grid-{grid}"
+            found.save(options.out / f"round-{number}{suffix}.json")
+            columns[f"{name}, {'default grid' if grid is None else f'grid {grid}'}"] = found
+        rounds.append({"network": name, "test_accuracy": accuracy, "with_its_plan": limited})
+        console.print(
+            f"{name}: test accuracy {accuracy:.2%}; with the plan just found, and no further "
+            f"training, {limited:.2%}",
+            highlight=False,
+        )
+        plan = plans[None]
+        record = {
+            "settings": settings.as_dict(),
+            "seed": options.seed,
+            **provenance(),
+            "energy": options.energy,
+            "rounds": rounds,
+            "kept_of_total": {
+                label: {path: [layer.kept, layer.total] for path, layer in found.layers.items()}
+                for label, found in columns.items()
+            },
+            "deeper_layers_keep_fewer": {
+                label: deeper_keep_fewer(found) for label, found in columns.items()
+            },
+            "paper_kept_of_513": paper,
+        }
+        write_json(options.out / "record.json", record)
+        draw(title, curves, options.energy, paper, options.out / "energy.png")
+    console.print(comparison(columns, paper))
+    console.print(f"plans, record.json and energy.png: {options.out}", soft_wrap=True)
+
+
+def train(trainer: Trainer, seed: int, title: str, console: Console) -> tuple[nnx.Module, float]:
+    """A trained network in inference mode, and its test accuracy after the last epoch."""
+    state = trainer.start(seed)
+    with progress(console, title, trainer.settings.epochs) as show:
+        for epoch in range(1, trainer.settings.epochs + 1):
+            state, row = trainer.run_epoch(state, seed, epoch)
+            show(epoch, row)
+    model = trainer.model()
+    nnx.update(model, state.params, state.stats)
+    return model, row.test_accuracy
+
+
+def deeper_keep_fewer(plan: bandjax.Plan) -> bool:
+    """Whether each layer keeps a smaller share of its coefficients than the one before it."""
+    kept = [layer.kept / layer.total for layer in plan.layers.values()]
+    return all(later < earlier for earlier, later in pairwise(kept))
+
+
+def limited_accuracy(trainer: Trainer, model: nnx.Module, plan: bandjax.Plan) -> float:
+    """Test accuracy of a network with the plan's bands in place of its own."""
+    limited = nnx.clone(model)
+    bandjax.nnx.band_limit(limited, plan)
+    graph, state = nnx.split(limited)
+    classify = jax.jit(lambda state, x: nnx.merge(graph, state)(x).argmax(-1))
+    correct = sum(
+        int(((classify(state, x) == y) & counts).sum()) for x, y, counts in trainer.examples.test
+    )
+    return correct / trainer.examples.test_count
+
+
+def comparison(plans: dict[str, bandjax.Plan], paper: Sequence[int] | None) -> Table:
+    """Kept coefficients by layer: of each network on each grid, and in the paper."""
+    table = Table(title="coefficients kept, of those of the half spectrum")
+    table.add_column("layer")
+    for label in plans:
+        table.add_column(label.replace(", ", "\n"), justify="right")
+    if paper is not None:
+        table.add_column("paper\ngrid 1024", justify="right")
+    for index, path in enumerate(next(iter(plans.values())).layers):
+        layers = [plan.layers[path] for plan in plans.values()]
+        cells = [f"{layer.kept} of {layer.total}" for layer in layers]
+        if paper is not None:
+            cells.append(f"{paper[index]} of 513")
+        table.add_row(path, *cells)
+    return table
+
+
+def draw(
+    title: str,
+    curves: dict[str, list[bandjax.Plan]],
+    share: float,
+    paper: Sequence[int] | None,
+    path: Path,
+) -> None:
+    """The share of coefficients that holds a share of the energy, network by network."""
+    figure, grid_of_axes = plt.subplots(
+        1, len(curves), figsize=(1 + 4.6 * len(curves), 4), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, (name, plans) in zip(grid_of_axes[0], curves.items(), strict=True):
+        layers = plans[0].layers
+        for index, layer in enumerate(layers):
+            kept: list[Any] = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans]
+            colour = f"C{index}"
+            axes.plot(kept, [100 * p.share for p in plans], ".-", color=colour, label=layer)
+            if paper is not None:
+                label = f"conv{index + 1} in the paper: {paper[index]} of 513"
+                size = {"markersize": 9, "markeredgewidth": 2}
+                axes.plot(
+                    100 * paper[index] / 513, 100 * share, "x", color=colour, label=label, **size
+                )
+        points = "x".join(map(str, next(iter(layers.values())).grid))
+        axes.axhline(100 * share, color="0.6", linewidth=0.8, zorder=0)
+        axes.set(
+            xscale="log",
+            xlabel=f"coefficients kept, % of the half spectrum (grid {points})",
+            title=name,
+        )
+        axes.grid(alpha=0.3, which="both")
+    grid_of_axes[0][0].set_ylabel("spectral energy held, %")
+    grid_of_axes[0][-1].legend(fontsize="small", loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def action() -> None:
+        run(parse_options(Options, words, "python -m experiments.calibration"), Console())
+
+    return run_command(action, "nothing was written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
