@@ -268,7 +268,7 @@ class Network:
         if self._dynamic:
             logits, sown = nnx.capture(model, nnx.Intermediate)(x)
             found = {
-                ".".join(map(str, path[:-1])): value[...][0]
+                ".".join(map(str, path[:-1])): value.get_value()[0]
                 for path, value in nnx.to_flat_state(sown)
                 if path[-1] == "compression"
             }

@@ -64,7 +64,7 @@ def test_bands_that_change_are_compiled_once_each(tmp_path):
     assert record["config"]["band"] == text
     first, second, third, last = record["curves"]["compression"]
     assert first == last == 0
-    assert second == third > 0.4
+    assert second == third > 0.3
     assert record["result"]["compilations"] == 2
 
 
@@ -120,7 +120,7 @@ def test_a_plan_from_a_file(examples, tmp_path, capsys):
     assert main([*job, str(out)]) == 0
     (path,) = out.glob("plan-plan-*_seed-0.json")
     report = json.loads(path.read_text())["result"]["compression"]
-    planned = {name: list(layer.modes.limits) for name, layer in plan.layers.items()}
+    planned = {name: list(layer.modes) for name, layer in plan.layers.items()}
     assert {name: layer["modes"] for name, layer in report["layers"].items()} == planned
     assert report["total"] > 0
     capsys.readouterr()
