@@ -14,6 +14,8 @@ import logging
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from experiments.loop import Epoch, State, Sums
 from experiments.records import Record, differing_setting
 
 FORMAT = 1
+MARGIN = 100_000  # bytes of a checkpoint besides its arrays
 
 
 class Position(NamedTuple):
@@ -92,6 +95,10 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _manifest(target).unlink(missing_ok=True)
+            needed = sum(array.nbytes for array in arrays.values()) + MARGIN
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                raise OSError(f"it takes {needed:,} bytes, {free:,} are free")
             with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(target.absolute(), arrays, force=True)
             content = {
@@ -230,14 +237,28 @@ class Checkpoints:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps orbax from logging the traceback of an error that it raises too."""
-    logger = logging.getLogger("absl")
-    before = logger.level
+    """Keeps to one line what goes wrong when orbax writes.
+
+    It logs the traceback of an error that it raises too; and what else it was writing then reports
+    to an event loop that is closed.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def filtered(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
     logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = filtered
     try:
         yield
+    except BaseException:
+        time.sleep(0.5)  # until the other writes have ended
+        raise
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -211,7 +212,9 @@ def test_the_latest_and_the_best_stay(tmp_path):
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(copy, capfd, caplog):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(
+    copy, capfd, caplog, monkeypatch
+):
     """The limit of a file's size is below what a checkpoint takes."""
     folder = Folder(copy)
     assert folder.restore()[0] == 14
@@ -228,6 +231,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(copy, capfd, 
     assert caplog.text == ""  # no traceback by way of a logger
     assert message.startswith(f"checkpoint {copy / '00000018'} could not be written, ")
     assert "that of step 14 is intact" in message
+    with monkeypatch.context() as context:
+        context.setattr(shutil, "disk_usage", lambda _: mock.Mock(free=5000))
+        with pytest.raises(UserError, match=r"14 is intact: it takes .* bytes, 5,000 are free"):
+            folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
     folder = Folder(copy)
     assert_restored(folder.restore(), 14, position_of(2, 4, [0.5]))
     assert folder.said == []
