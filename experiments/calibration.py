@@ -1,14 +1,11 @@
-"""Train a network, and find the band that holds a share of each layer's spectral energy.
+"""Train networks, and find the band that holds a share of each layer's spectral energy.
 
     python -m experiments.calibration --data ucr:FiftyWords --data-dir DIR --grid 1024
 
-The network is trained as ``experiments.train`` trains it, dense. Then the training examples pass
-through it, and every convolution layer gets the smallest box that holds the share of its input's
-energy. With --rounds 2 a second network is then trained from the start on that plan, and calibrated
-in its turn, and so on.
-
-The plans are saved in the output folder (round-1.json and so on; round-1-grid-1024.json on the
-circle of --grid), with a record of all rounds (record.json) and a picture (energy.png).
+A network is trained at each --band as ``experiments.train`` does it. Then the training examples
+pass through it, and every convolution layer gets the smallest box that holds the share of its
+input's energy. The plans are saved in the output folder (none.json, energy-0.9.json; none-grid-1024.json on
+the circle of --grid), with a record (record.json) and a picture (energy.png).
 """
 
 from __future__ import annotations
@@ -30,6 +27,7 @@ from rich.table import Table
 
 import bandjax
 from experiments import data
+from experiments.bands import file_stem, parse_fixed_band
 from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
@@ -48,7 +46,7 @@ SHARES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 
 @dataclass(frozen=True)
 class Options:
-    """Train a network, and find the band that holds a share of each layer's energy."""
+    """Train networks, and find the band that holds a share of each layer's energy."""
 
     model: str = "fcn"
     """The network, see python -m experiments.train --help."""
@@ -62,29 +60,15 @@ class Options:
     """Calibrate on circles of so many points too, such as the paper's 1024 for FiftyWords."""
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Passes over the training examples; the model's default as in experiments.train."""
-    rounds: int = 1
-    """Networks to train: the first dense, each further one on the plan of the one before it."""
+    band: tuple[str, ...] = ("energy=0.9", "none")
+    """Bands to train at, one network each: energy=SHARE (as the paper did), none (dense),
+    compression=RATE or modes=U[,U..]."""
     batch_size: int = 50
     """Examples in a calibration batch."""
     seed: int = 0
     """Of the initial parameters and the order of the examples."""
     out: Path = Path("runs/calibration")
     """Folder for the results."""
-
-
-class PlannedTrainer(Trainer):
-    """A trainer whose networks are band-limited by a plan; dense without one."""
-
-    def __init__(self, plan: bandjax.Plan | None, *args: Any) -> None:
-        self._plan = plan
-        super().__init__(*args, None)
-
-    def model(self, seed: int = 0) -> nnx.Module:
-        """The network with the seed's initial parameters, in inference mode."""
-        model = super().model(seed)
-        if self._plan is not None:
-            bandjax.nnx.band_limit(model, self._plan)
-        return model
 
 
 def run(options: Options, console: Console) -> None:
@@ -97,8 +81,9 @@ def run(options: Options, console: Console) -> None:
         band = bandjax.Energy(options.energy)
     except ValueError as error:
         raise UserError(f"--energy: {error}") from error
-    if min(options.rounds, options.batch_size) < 1 or options.seed < 0:
-        raise UserError("--rounds and --batch-size must be at least 1, and --seed not negative")
+    if options.batch_size < 1 or options.seed < 0 or not options.band:
+        raise UserError("needs a --band, a --batch-size of at least 1, and no negative --seed")
+    bands = dict(parse_fixed_band(text) for text in options.band)
     settings = settings_for(options.model, options.data, epochs=options.epochs)
     examples = place(data.load(options.data, options.data_dir))
     try:
@@ -111,14 +96,13 @@ def run(options: Options, console: Console) -> None:
     paper = PAPER.get((options.model, options.data, options.energy))
     title = f"{options.model} on {options.data}, {settings.epochs} epochs, seed {options.seed}"
 
-    plan: bandjax.Plan | None = None
-    rounds: list[dict[str, Any]] = []
+    networks: dict[str, dict[str, float]] = {}
     columns: dict[str, bandjax.Plan] = {}
     curves: dict[str, list[bandjax.Plan]] = {}
-    for number in range(1, options.rounds + 1):
-        name = "dense" if plan is None else f"trained on plan {number - 1}"
-        trainer = PlannedTrainer(plan, settings, examples)
-        model, accuracy = train(trainer, options.seed, f"round {number}, {name}", console)
+    for label, trained_at in bands.items():
+        name = "dense" if trained_at is None else f"trained at {label}"
+        trainer = Trainer(settings, examples, trained_at)
+        model, accuracy = train(trainer, options.seed, name, console)
         plans: dict[int | None, bandjax.Plan] = {}
         try:
             for grid in grids:
@@ -133,21 +117,20 @@ def run(options: Options, console: Console) -> None:
         for grid, found in plans.items():
             console.print(found.table())
             suffix = "" if grid is None else f"-grid-{grid}"
-            found.save(options.out / f"round-{number}{suffix}.json")
+            found.save(options.out / f"{file_stem(label)}{suffix}.json")
             columns[f"{name}, {'default grid' if grid is None else f'grid {grid}'}"] = found
-        rounds.append({"network": name, "test_accuracy": accuracy, "with_its_plan": limited})
+        networks[name] = {"test_accuracy": accuracy, "test_accuracy_with_its_plan": limited}
         console.print(
             f"{name}: test accuracy {accuracy:.2%}; with the plan just found, and no further "
             f"training, {limited:.2%}",
             highlight=False,
         )
-        plan = plans[None]
         record = {
             "settings": settings.as_dict(),
             "seed": options.seed,
             **provenance(),
             "energy": options.energy,
-            "rounds": rounds,
+            "networks": networks,
             "kept_of_total": {
                 label: {path: [layer.kept, layer.total] for path, layer in found.layers.items()}
                 for label, found in columns.items()
