@@ -8,11 +8,10 @@ WORKERS ?= auto
 TESTS ?= tests
 SWEEP ?= 1
 SHAPES ?= 2400
-COVERAGE ?= --cov --cov-report=term --cov-fail-under=95
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train test lint format asan isa-check cuda-check benchmark figures clean
+.PHONY: help train test coverage lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -34,9 +33,12 @@ $(VENV)/.linters: pyproject.toml | $(VENV)/.installed
 train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-limited, and compare.
 	$(BIN)/python -m experiments.train
 
-test: $(VENV)/.installed  ## Run the tests and measure their coverage.
+test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --dist worksteal \
 	  --sweep-every $(SWEEP) $(COVERAGE)
+
+coverage: COVERAGE = --cov --cov-report=term --cov-fail-under=95
+coverage: test  ## Run the tests and measure which lines and branches they reach (slower).
 
 lint: $(VENV)/.linters  ## Check format, style and types.
 	$(BIN)/ruff format --check .
