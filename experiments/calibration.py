@@ -4,8 +4,9 @@
 
 A network is trained at each --band as ``experiments.train`` does it. Then the training examples
 pass through it, and every convolution layer gets the smallest box that holds the share of its
-input's energy. The plans are saved in the output folder (none.json, energy-0.9.json; none-grid-1024.json on
-the circle of --grid), with a record (record.json) and a picture (energy.png).
+input's energy. The plans are saved in the output folder (none.json, energy-0.9.json;
+none-grid-1024.json on the circle of --grid), with a record (record.json) and a picture
+(energy.png).
 """
 
 from __future__ import annotations
