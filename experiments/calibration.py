@@ -4,8 +4,8 @@
 
 A network is trained at each --band as ``experiments.train`` does it. Then the training examples
 pass through it, and every convolution layer gets the smallest box that holds the share of its
-input's energy. The plans are saved in the output folder (none.json, energy-0.9.json; none-grid-1024.json on
-the circle of --grid), with a record (record.json) and a picture (energy.png).
+input's energy. The plans are saved in the output folder (none.json, energy-0.9.json;
+none-grid-1024.json on the circle of --grid), with record.json and a picture, energy.png.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
 from experiments.loop import Trainer, place
+from experiments.models import MODELS
 from experiments.progress import progress
 from experiments.records import provenance, write_json
 
@@ -63,6 +64,8 @@ class Options:
     band: tuple[str, ...] = ("energy=0.9", "none")
     """Bands to train at, one network each: energy=SHARE (as the paper did), none (dense),
     compression=RATE or modes=U[,U..]."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Train and calibrate on the first so many examples alone."""
     batch_size: int = 50
     """Examples in a calibration batch."""
     seed: int = 0
@@ -84,8 +87,10 @@ def run(options: Options, console: Console) -> None:
     if options.batch_size < 1 or options.seed < 0 or not options.band:
         raise UserError("needs a --band, a --batch-size of at least 1, and no negative --seed")
     bands = dict(parse_fixed_band(text) for text in options.band)
-    settings = settings_for(options.model, options.data, epochs=options.epochs)
-    examples = place(data.load(options.data, options.data_dir))
+    settings = settings_for(options.model, options.data, epochs=options.epochs, limit=options.limit)
+    if settings.model not in MODELS:
+        raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
+    examples = place(data.load(options.data, options.data_dir).limited(options.limit))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
