@@ -137,8 +137,8 @@ class LimitReport:
 
     def _title(self) -> str:
         return (
-            f"{len(self.limited)} convolutions band-limited, {len(self.excluded)} not selected, "
-            f"{len(self.refused)} cannot be"
+            f"convolutions: {len(self.limited)} band-limited, {len(self.excluded)} not selected, "
+            f"{len(self.refused)} impossible"
         )
 
     def tell_refused(self, paths: Iterable[str], strict: bool, stacklevel: int) -> None:

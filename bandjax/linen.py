@@ -162,7 +162,7 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
       >>> with band_limited(Compression(0.5), where=(3, 3)) as report:
       ...     y = model.apply(variables, x)
       >>> print(report)
-      1 convolutions band-limited, 1 not selected, 0 cannot be
+      convolutions: 1 band-limited, 1 not selected, 0 impossible
         layers_0: Compression(rate=0.5)
         layers_2: left alone, not selected
 

@@ -323,7 +323,7 @@ def band_limit(
       ...     nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.relu, nnx.Conv(8, 8, (1, 1), rngs=rngs)
       ... )
       >>> print(band_limit(model, Compression(0.5), where=(3, 3)))
-      1 convolutions band-limited, 1 not selected, 0 cannot be
+      convolutions: 1 band-limited, 1 not selected, 0 impossible
         layers.0: Compression(rate=0.5)
         layers.2: left alone, not selected
     """

@@ -5,8 +5,7 @@
 A network is trained at each --band as ``experiments.train`` does it. Then the training examples
 pass through it, and every convolution layer gets the smallest box that holds the share of its
 input's energy. The plans are saved in the output folder (none.json, energy-0.9.json;
-none-grid-1024.json on the circle of --grid), with a record (record.json) and a picture
-(energy.png).
+none-grid-1024.json on the circle of --grid), with record.json and a picture, energy.png.
 """
 
 from __future__ import annotations
@@ -32,9 +31,11 @@ from experiments.bands import file_stem, parse_fixed_band
 from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
-from experiments.loop import Trainer, place
-from experiments.progress import progress
+from experiments.examples import place
+from experiments.loop import Trainer
+from experiments.models import MODELS
 from experiments.records import provenance, write_json
+from experiments.runs import train_only
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -64,6 +65,8 @@ class Options:
     band: tuple[str, ...] = ("energy=0.9", "none")
     """Bands to train at, one network each: energy=SHARE (as the paper did), none (dense),
     compression=RATE or modes=U[,U..]."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Train and calibrate on the first so many examples alone."""
     batch_size: int = 50
     """Examples in a calibration batch."""
     seed: int = 0
@@ -85,8 +88,10 @@ def run(options: Options, console: Console) -> None:
     if options.batch_size < 1 or options.seed < 0 or not options.band:
         raise UserError("needs a --band, a --batch-size of at least 1, and no negative --seed")
     bands = dict(parse_fixed_band(text) for text in options.band)
-    settings = settings_for(options.model, options.data, epochs=options.epochs)
-    examples = place(data.load(options.data, options.data_dir))
+    settings = settings_for(options.model, options.data, epochs=options.epochs, limit=options.limit)
+    if settings.model not in MODELS:
+        raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
+    examples = place(data.load(options.data, options.data_dir).limited(options.limit))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,12 +154,8 @@ def run(options: Options, console: Console) -> None:
 
 def train(trainer: Trainer, seed: int, title: str, console: Console) -> tuple[nnx.Module, float]:
     """A trained network in inference mode, and its test accuracy after the last epoch."""
-    state = trainer.start(seed)
-    with progress(console, title, trainer.settings.epochs) as show:
-        for epoch in range(1, trainer.settings.epochs + 1):
-            state, row = trainer.run_epoch(state, seed, epoch)
-            show(epoch, row)
-    model = trainer.model()
+    state, row = train_only(trainer, seed, title, console)
+    model = trainer.network.model()
     nnx.update(model, state.params, state.stats)
     return model, row.test_accuracy
 

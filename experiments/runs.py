@@ -119,6 +119,19 @@ def watch_only(trainer: Trainer, show: Report, seed: int, epoch: int) -> Watch:
     return watch
 
 
+def train_only(trainer: Trainer, seed: int, title: str, console: Console) -> tuple[State, Epoch]:
+    """Train to the last epoch, with nothing written; returns the state and the last epoch's row."""
+    settings = trainer.settings
+    state = trainer.start(seed)
+    examples = trainer.steps * settings.batch_size * settings.accumulate
+    with progress(console, title, Length(settings.epochs, trainer.steps, examples)) as show:
+        for epoch in range(1, settings.epochs + 1):
+            watch = watch_only(trainer, show, seed, epoch)
+            state, row = trainer.run_epoch(state, seed, epoch, watch=watch)
+            show.epoch(epoch, row)
+    return state, row
+
+
 class Run:
     """One band and one seed.
 

@@ -184,7 +184,7 @@ def transposed():
         (nnx.Conv, ["block.conv", "line", "stem"]),
         (lambda layer: layer.module.feature_group_count > 1, ["line"]),
     ],
-    ids=str,
+    ids=["path", "end", "regex", "size", "size-1d", "any", "class", "function"],
 )
 def test_where_selects(where, selected):
     if callable(where) and not isinstance(where, type):
@@ -246,6 +246,9 @@ def test_what_cannot_be_limited_is_told():
             "deep": nnx.Conv(2, 2, (1, 1, 1, 1), rngs=rngs),
             "complex": nnx.Conv(2, 2, (3,), param_dtype=jnp.complex64, rngs=rngs),
             "custom": nnx.Conv(2, 2, (3,), conv_general_dilated=lambda *a, **k: 0, rngs=rngs),
+            "spectral": BandConv(
+                2, 2, (3,), param_domain="spectral", spatial_shape=(8,), rngs=rngs
+            ),
         }
     )
     with pytest.raises(
@@ -265,12 +268,13 @@ def test_what_cannot_be_limited_is_told():
         "deep": "4 spatial axes",
         "complex": "it computes in complex64",
         "custom": "it has a conv_general_di",
+        "spectral": "its parameters are spect",
     }
     told = str(report)
     console = rich.console.Console(width=200, record=True, quiet=False, file=mock.MagicMock())
     console.print(report.table())
     for text in (told, console.export_text()):
-        assert "1 convolutions band-limited, 0 not selected, 4 cannot be" in text
+        assert "convolutions: 1 band-limited, 0 not selected, 5 impossible" in text
         assert "NOT limited: 4 spatial axes, at most 3" in text
     with (
         mock.patch.dict(sys.modules, {"rich.table": None}),
@@ -466,6 +470,35 @@ def test_band_limited_and_transformations():
         assert gap(mixed, y) < 1e-6
         assert list(outer.limited) == ["layers_1"]
     assert np.array_equal(model.apply(variables, x), dense)
+
+
+def test_what_energy_finds_is_sown():
+    band = bandjax.Energy(0.9)
+    x = draw(2, 12, 2) + 2
+    model = nn.Conv(3, (3,), padding="CIRCULAR", use_bias=False)
+    variables = model.init(jax.random.key(0), x)
+    y, sown = band_limited(band)(functools.partial(model.apply, mutable="intermediates"))(
+        variables, x
+    )
+    geometry = bandjax.conv_geometry(
+        x.shape, (3, 2, 3), Modes(*map(int, modes_in(sown))), padding="CIRCULAR"
+    )
+    assert 0 < geometry.modes[0] < 6
+    assert float(sown["intermediates"]["compression"][0]) == pytest.approx(geometry.compression)
+    kernel = variables["params"]["kernel"]
+    expected = bandjax.band_conv(x, kernel, Modes(*geometry.modes), padding="CIRCULAR")
+    assert gap(y, expected) < 1e-6
+
+    layer = nnx.Conv(2, 3, (3,), padding="CIRCULAR", use_bias=False, rngs=nnx.Rngs(0))
+    layer.kernel[...] = kernel
+    band_limit(layer, band)
+    y, captured = nnx.capture(layer, nnx.Intermediate)(x)
+    assert gap(y, expected) < 1e-6
+    assert [int(m) for m in jax.tree.leaves(captured["modes"])[0]] == list(geometry.modes)
+
+
+def modes_in(sown):
+    return sown["intermediates"]["modes"][0]
 
 
 class Standard(nn.Conv):

@@ -30,10 +30,11 @@ from experiments.bands import file_stem, parse_band
 from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
-from experiments.loop import State, Trainer, place
+from experiments.examples import place
+from experiments.loop import State, Trainer
 from experiments.models import MODELS
-from experiments.progress import progress
 from experiments.records import Record, provenance, write_json
+from experiments.runs import train_only
 
 PARTS = ("input", "kernel", "output", "gradient")
 
@@ -95,10 +96,7 @@ def run(options: Options, console: Console) -> Path:
 
     state = trainer.start(options.seed)
     before = _signals(trainer, state, layer, batch)
-    with progress(console, f"{options.model}, {label}", settings.epochs) as show:
-        for epoch in range(1, settings.epochs + 1):
-            state, row = trainer.run_epoch(state, options.seed, epoch)
-            show(epoch, row)
+    state, row = train_only(trainer, options.seed, f"{options.model}, {label}", console)
     after = _signals(trainer, state, layer, batch)
 
     stem = f"{options.model}-{options.data.replace(':', '-')}-{file_stem(label)}"
@@ -135,7 +133,7 @@ def run(options: Options, console: Console) -> Path:
 
 def _signals(trainer: Trainer, state: State, layer: str, batch: Any) -> bandjax.plot.LayerSignals:
     """Those of a training step, with the statistics of the batch."""
-    model = trainer.model()
+    model = trainer.network.model()
     nnx.update(model, state.params, state.stats)
     model.train()
     return bandjax.plot.layer_signals(model, layer, loss, *batch)
