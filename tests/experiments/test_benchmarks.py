@@ -292,7 +292,15 @@ def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
     content = json.loads(out.read_text())
-    assert {"date", "versions", "machine", "settings", "geometric_means", "rows"} == set(content)
+    assert {
+        "date",
+        "git_revision",
+        "versions",
+        "machine",
+        "settings",
+        "geometric_means",
+        "rows",
+    } == set(content)
     assert {"python", "jax", "jaxlib", "bandjax"} <= set(content["versions"])
     assert {"cpu", "cores", "device"} <= set(content["machine"])
     assert content["settings"]["device"] == "cpu"

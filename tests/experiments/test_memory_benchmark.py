@@ -27,7 +27,7 @@ def run(tmp_path, *more):
     assert memory.main([*arguments, "--out", str(out)]) == 0
     assert out.with_name("m-small.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads(out.read_text())
-    assert {"date", "versions", "machine", "settings", "rows"} == set(content)
+    assert {"date", "git_revision", "versions", "machine", "settings", "rows"} == set(content)
     return {(row["band"], row["variant"]): row for row in content["rows"]}
 
 
