@@ -60,16 +60,20 @@ def spectral_conv(
     circle.
 
     A frequency ``u`` means ``u`` periods on the circle, at every resolution, as in Fourier neural
-    operators: on an input of another size the filter acts on the same waves. Frequencies which that
-    circle does not have are left out; so is the Nyquist frequency of another resolution, which has
-    no partner there.
+    operators. Where circles are in proportion to the inputs (``"CIRCULAR"``, or ``grid`` given so,
+    as the layers do), the filter acts on the same waves of a signal that is sampled finer or
+    coarser, and the result is the same function. Frequencies which a circle does not have are left
+    out; so is the Nyquist frequency of another resolution, which has no partner there. (On a circle
+    of the same ``grid`` at every size ``u / grid`` periods a point stay what they are, as with a
+    spatial kernel.)
 
     Args:
       x: ``(batch..., *spatial, in)``, as in :func:`bandjax.band_conv`.
       kernel_spectrum: real and imaginary part of ``W``, ``(2, *box, in / feature_group_count,
         out)``, frequencies in FFT order, ``u >= 0`` alone on the last axis; of the type of ``x``.
-        Where ``W`` stands beside its own conjugate partner (``u = 0`` of the last axis) what no
-        real filter has is without effect.
+        Where both of a pair of conjugate frequencies are there (``u = 0`` of the last axis, and
+        Nyquist), ``(W[u] + conj(W[-u])) / 2`` counts: what no real filter has, such as an imaginary
+        part at DC, is without effect and its gradient zero.
       kernel_size: taps of the spatial kernel that it stands for: they set padding and grid.
       kernel_grid: points of the circle that ``kernel_spectrum`` belongs to; that of ``x`` if None.
       strides, padding, input_dilation, kernel_dilation, feature_group_count, grid, residual_dtype,
@@ -214,9 +218,12 @@ def spectrum_to_kernel(
 ) -> jax.Array:
     """Returns the kernel of a size whose spectrum is nearest; undoes :func:`kernel_to_spectrum`.
 
-    Nearest by least squares over the whole spectrum, with the half that is not stored. A spectrum
-    that :func:`kernel_to_spectrum` made comes back as the kernel it was made of, if it holds no
-    fewer coefficients than the kernel taps. Computed by NumPy in float64, outside of ``jit``.
+    Nearest by least squares over the box, with the half of it that is not stored. A spectrum that
+    :func:`kernel_to_spectrum` made comes back as the kernel it was made of if on each axis the box
+    has at least as many frequencies, both signs counted, as the kernel has taps; of kernels that
+    the box cannot tell apart it is the one of least norm. With every frequency kept, the taps that
+    a filter has elsewhere are cut off. ``kernel_to_spectrum`` of the result tells what is lost. The
+    fewer frequencies for the taps, the more is rounding amplified.
 
     Args:
       kernel_spectrum: ``(2, *box, in / groups, out)``.
@@ -240,9 +247,17 @@ def spectrum_to_kernel(
     weights = np.sqrt(spectral.hermitian_weights(grid[-1], modes[-1]))
     weights = np.broadcast_to(weights, samples.box).reshape(-1, 1)
     rows = np.concatenate([matrix.real * weights, matrix.imag * weights])
-    wanted = np.asarray(kernel_spectrum, np.float64).reshape(2, len(weights), -1)
-    kernel, *_ = np.linalg.lstsq(rows, (wanted * weights).reshape(len(rows), -1), rcond=None)
-    return jnp.asarray(kernel.reshape(*taps, *kernel_spectrum.shape[-2:]), kernel_spectrum.dtype)
+    inverse = np.linalg.pinv(rows, rcond=len(rows) * np.finfo(rows.dtype).eps)
+    inverse = inverse.reshape(*taps, 2, -1) * weights[:, 0]
+    inverse = inverse.reshape(*taps, 2, *samples.box)
+    compute = compute_dtype(kernel_spectrum.dtype)
+    kernel = jnp.tensordot(
+        jnp.asarray(inverse, compute),
+        kernel_spectrum.astype(compute),
+        axes=rank + 1,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return kernel.astype(kernel_spectrum.dtype)
 
 
 def _samples(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from bandjax import _layer, spectral
+from bandjax import spectral
 from bandjax._band import Energy, Modes
-from bandjax._geometry import ConvGeometry
+from bandjax._geometry import Axis, ConvGeometry, conv_geometry
 from bandjax._spectral_conv import (
     kernel_to_spectrum,
     modes_at,
@@ -91,14 +92,46 @@ def to_kernel(spectrum: jax.Array, geometry: ConvGeometry) -> jax.Array:
     )
 
 
-def geometry_at(
-    layer: Any, input_shape: Sequence[int], kernel_shape: tuple[int, ...], box: Sequence[int]
+def own_geometry(
+    layer: Any,
+    spatial_shape: Sequence[int],
+    kernel_shape: tuple[int, ...],
+    box: Sequence[int] | None = None,
 ) -> ConvGeometry:
-    """Returns the geometry at an input whose circle may be another than the parameters'."""
-    own = tuple(layer.spectral_grid)
-    whole = _layer.geometry(layer, tuple(input_shape), kernel_shape, None)
-    modes = modes_at(modes_of_box(box, own), own, whole.grid)
-    return _layer.geometry(layer, tuple(input_shape), kernel_shape, Modes(*modes))
+    """Returns the geometry that parameters belong to; its box, if given, is theirs.
+
+    Without a box it is that of the layer's band.
+    """
+    shape = (1, *spatial_shape, kernel_shape[-2] * layer.feature_group_count)
+    geometry = conv_geometry(shape, kernel_shape, layer.band, **_arguments(layer))
+    if box is None:
+        return geometry
+    modes = Modes(*modes_of_box(box, geometry.grid))
+    return conv_geometry(shape, kernel_shape, modes, **_arguments(layer))
+
+
+def geometry_at(
+    layer: Any,
+    input_shape: Sequence[int],
+    kernel_shape: tuple[int, ...],
+    own: ConvGeometry,
+) -> ConvGeometry:
+    """Returns the geometry at an input of any size of a layer whose parameters belong to ``own``.
+
+    Circles keep their proportion to the input, to the nearest integer, so that a frequency is the
+    same wave at every resolution. A grid that the layer sets stays, and a periodic layer has its
+    period.
+    """
+    at = _arguments(layer)
+    whole = conv_geometry(input_shape, kernel_shape, None, **at)
+    if at["grid"] is None and not whole.axes[0].circular:
+        at["grid"] = tuple(
+            max((2 * a.grid * b.size + a.size) // (2 * a.size), _least_grid(b))
+            for a, b in zip(own.axes, whole.axes, strict=True)
+        )
+        whole = conv_geometry(input_shape, kernel_shape, None, **at)
+    modes = modes_at(own.modes, own.grid, whole.grid)
+    return conv_geometry(input_shape, kernel_shape, Modes(*modes), **at)
 
 
 def call(
@@ -106,28 +139,61 @@ def call(
     inputs: jax.Array,
     spectrum: jax.Array,
     bias: jax.Array | None,
-    grid: Sequence[int],
+    own: ConvGeometry,
     out_sharding: Any = None,
 ) -> jax.Array:
     """Applies the layer to ``(batch..., *spatial, in)``; all arrays are of one type."""
-    size = layer.kernel_size
+    taps = tuple(axis.taps for axis in own.axes)
+    kernel_shape = (*taps, *spectrum.shape[-2:])
     y = spectral_conv(
         inputs,
         spectrum,
-        (size,) if isinstance(size, int) else size,
-        kernel_grid=grid,
-        strides=layer.strides or 1,
-        padding=layer.padding,
-        input_dilation=layer.input_dilation or 1,
-        kernel_dilation=layer.kernel_dilation or 1,
-        feature_group_count=layer.feature_group_count,
-        grid=layer.grid,
+        taps,
+        kernel_grid=own.grid,
+        **{**_arguments(layer), "grid": geometry_at(layer, inputs.shape, kernel_shape, own).grid},
         method=layer.method,
         residual_dtype=layer.residual_dtype,
         precision=layer.precision,
         out_sharding=out_sharding,
     )
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def metadata_with_planes(metadata: dict[str, Any], planes: bool) -> dict[str, Any]:
+    """Returns a kernel's metadata as its spectrum has it, or (not ``planes``) the way back.
+
+    A sharding names the axes of the kernel. The spectrum has one more in front, and frequencies
+    where the kernel has taps.
+    """
+    change: Callable[[Any], tuple[Any, ...]] = (
+        (lambda names: (None, *names)) if planes else (lambda names: tuple(names)[1:])
+    )
+    metadata = dict(metadata)
+    for name in ("out_sharding", "sharding_names", "sharding"):
+        names = metadata.get(name)
+        if isinstance(names, NamedSharding):
+            metadata[name] = NamedSharding(names.mesh, PartitionSpec(*change(names.spec)))
+        elif isinstance(names, PartitionSpec):
+            metadata[name] = PartitionSpec(*change(names))
+        elif names:
+            metadata[name] = change(names)
+    return metadata
+
+
+def _arguments(layer: Any) -> dict[str, Any]:
+    """What a Flax layer tells of its convolution; its None stands for 1."""
+    return {
+        "strides": layer.strides or 1,
+        "padding": layer.padding,
+        "input_dilation": layer.input_dilation or 1,
+        "kernel_dilation": layer.kernel_dilation or 1,
+        "feature_group_count": layer.feature_group_count,
+        "grid": layer.grid,
+    }
+
+
+def _least_grid(axis: Axis) -> int:
+    return (axis.size - 1) * axis.input_dilation + 1 + max(*axis.padding, 0)
 
 
 def _dilation(geometry: ConvGeometry) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core import meta
 
 from bandjax import _layer, _spectral_layer
 from bandjax._band import Band
@@ -37,7 +38,8 @@ class BandConv(nn.Conv):
         gives.
       spatial_shape: with spectral parameters, the sizes of the input's spatial axes, which set the
         grid that they belong to; by default those of the input. To apply parameters at another
-        resolution, give the one that they were made for.
+        resolution, give the one that they were made for: they filter at the same waves there,
+        for circles keep their proportion to the input, unless ``grid`` is set.
       spectral_decay: with spectral parameters, emphasis of low frequencies: the initial
         coefficients are multiplied by ``(1 + |u|) ** -spectral_decay``.
 
@@ -93,23 +95,42 @@ class BandConv(nn.Conv):
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``.
 
-        With spectral parameters, for inputs of ``spatial_shape``, or of the shape that the layer
-        was initialised with, the box of the parameters.
+        With spectral parameters and a ``spatial_shape`` of other inputs, the box is what there is
+        of the parameters' at this size.
         """
-        return _layer.geometry(self, tuple(input_shape), self._kernel_shape(input_shape), self.band)
+        shape, kernel_shape = tuple(input_shape), self._kernel_shape(input_shape)
+        if self.param_domain == "spectral":
+            return _spectral_layer.geometry_at(self, shape, kernel_shape, self._own(shape))
+        return _layer.geometry(self, shape, kernel_shape, self.band)
 
     def _kernel_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         size = (self.kernel_size,) if isinstance(self.kernel_size, int) else self.kernel_size
         return (*size, input_shape[-1] // self.feature_group_count, self.features)
 
+    def _own(self, input_shape: Sequence[int]) -> ConvGeometry:
+        """The geometry that spectral parameters belong to."""
+        kernel_shape = self._kernel_shape(input_shape)
+        rank = len(kernel_shape) - 2
+        sizes = self.spatial_shape
+        if sizes is None:
+            sizes = input_shape[-rank - 1 : -1]
+        elif len(sizes) != rank:
+            raise ValueError(
+                f"spatial_shape must have one size for each of the {rank} spatial axes, got "
+                f"{tuple(sizes)}"
+            )
+        return _spectral_layer.own_geometry(self, sizes, kernel_shape)
+
     def _spectral(self, inputs: jax.Array) -> jax.Array:
         kernel_shape = self._kernel_shape(inputs.shape)
-        rank = len(kernel_shape) - 2
-        spatial = inputs.shape[-rank - 1 : -1] if self.spatial_shape is None else self.spatial_shape
-        own = self.geometry((1, *spatial, inputs.shape[-1]))
+        own = self._own(inputs.shape)
 
-        def init(key: jax.Array) -> jax.Array:
+        def init(key: jax.Array) -> Any:
             kernel = self.kernel_init(key, kernel_shape, self.param_dtype)
+            if isinstance(kernel, meta.AxisMetadata):  # It names the axes that devices share.
+                spectrum = _spectral_layer.initial(self, kernel.unbox(), own)
+                boxed = kernel.add_axis(0, {meta.PARTITION_NAME: None})
+                return boxed.replace_boxed(spectrum)
             return _spectral_layer.initial(self, kernel, own)
 
         spectrum = self.param("kernel_spectrum", init)
@@ -125,7 +146,7 @@ class BandConv(nn.Conv):
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         arrays: Any = self.promote_dtype(inputs, spectrum, bias, dtype=self.dtype)
         x, w, b = arrays
-        return _spectral_layer.call(self, x, w, b, own.grid)
+        return _spectral_layer.call(self, x, w, b, own)
 
 
 class band_limited:  # noqa: N801  As contextlib names such classes.

@@ -34,8 +34,8 @@ class BandConv(nnx.Conv):
       param_domain: "spatial", or "spectral" for a layer whose parameter is the filter's spectrum on
         the band, ``kernel_spectrum`` ``(2, *box, in / groups, out)``, in place of ``kernel``: see
         :func:`bandjax.spectral_conv`. Its initial value is the spectrum of what ``kernel_init``
-        gives, so that the layer begins as the spatial one. It keeps its frequencies on inputs of
-        other sizes.
+        gives, so that the layer begins as the spatial one. Inputs of other sizes it filters at the
+        same waves: circles keep their proportion to the input, unless ``grid`` is set.
       spatial_shape: with spectral parameters, the sizes of the input's spatial axes, which set the
         grid that they belong to.
       spectral_decay: with spectral parameters, emphasis of low frequencies: the initial
@@ -57,7 +57,7 @@ class BandConv(nnx.Conv):
     """
 
     kernel_spectrum: Any  # With spectral parameters, in place of `kernel`.
-    spectral_grid: tuple[int, ...]
+    spatial_shape: tuple[int, ...]
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class BandConv(nnx.Conv):
                 f"{param_domain!r}"
             )
         if spatial_shape is not None:
-            _make_spectral(self, spatial_shape, conv.get("kernel_metadata", {}))
+            _make_spectral(self, spatial_shape)
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Applies the layer to ``(batch..., *spatial, in_features)``.
@@ -113,8 +113,7 @@ class BandConv(nnx.Conv):
             bias = None if self.bias is None else self.bias[...]
             arrays = inputs, self.kernel_spectrum[...], bias
             inputs, spectrum, bias = self.promote_dtype(arrays, dtype=self.dtype)
-            grid = self.spectral_grid
-            return _spectral_layer.call(self, inputs, spectrum, bias, grid, out_sharding)
+            return _spectral_layer.call(self, inputs, spectrum, bias, self._own(), out_sharding)
         seen = _layer.AsFlaxSees(self)
         y = nnx.Conv.__call__(seen, inputs, out_sharding)  # type: ignore[arg-type]
         if hasattr(self, "__captures__"):  # Outside of nnx.capture a sown value would stay here.
@@ -125,9 +124,13 @@ class BandConv(nnx.Conv):
     def geometry(self, input_shape: Sequence[int]) -> ConvGeometry:
         """Returns grid, kept box and true compression for inputs of ``input_shape``."""
         if self.param_domain == "spectral":
-            box = self.kernel_spectrum.shape[1:-2]
-            return _spectral_layer.geometry_at(self, input_shape, self.kernel_shape, box)
+            return _spectral_layer.geometry_at(self, input_shape, self.kernel_shape, self._own())
         return _layer.geometry(self, tuple(input_shape), self.kernel_shape, self.band)
+
+    def _own(self) -> ConvGeometry:
+        """The geometry that spectral parameters belong to."""
+        box = self.kernel_spectrum.shape[1:-2]
+        return _spectral_layer.own_geometry(self, self.spatial_shape, self.kernel_shape, box)
 
 
 def to_spectral(model: nnx.Module, *inputs: Any, decay: float = 0.0) -> list[str]:
@@ -172,7 +175,7 @@ def to_spectral(model: nnx.Module, *inputs: Any, decay: float = 0.0) -> list[str
         except (TypeError, ValueError):
             layer.param_domain, layer.spectral_decay = before
             raise
-        _make_spectral(layer, shapes[path][-rank - 1 : -1], layer.kernel.get_metadata())
+        _make_spectral(layer, shapes[path][-rank - 1 : -1])
     return [path for path in shapes if path in layers]
 
 
@@ -193,9 +196,10 @@ def to_spatial(model: nnx.Module) -> list[str]:
     for path, layer in _band_convs(model).items():
         if layer.param_domain == "spatial":
             continue
-        geometry = layer.geometry((1, *layer.spatial_shape, layer.in_features))
-        kernel = _spectral_layer.to_kernel(layer.kernel_spectrum[...], geometry)
-        layer.kernel = nnx.Param(kernel, **layer.kernel_spectrum.get_metadata())
+        kernel = _spectral_layer.to_kernel(layer.kernel_spectrum[...], layer._own())
+        metadata = layer.kernel_spectrum.get_metadata()
+        metadata = _spectral_layer.metadata_with_planes(metadata, planes=False)
+        layer.kernel = nnx.Param(kernel, **metadata)
         del layer.kernel_spectrum
         layer.param_domain, layer.spectral_decay = "spatial", 0.0
         changed.append(path)
@@ -210,7 +214,7 @@ def _band_convs(model: nnx.Module) -> dict[str, Any]:
     }
 
 
-def _make_spectral(layer: Any, spatial_shape: Sequence[int], metadata: Any) -> None:
+def _make_spectral(layer: Any, spatial_shape: Sequence[int]) -> None:
     """Replaces the kernel of a layer by its spectrum."""
     rank = len(layer.kernel_size)
     if len(spatial_shape) != rank:
@@ -218,11 +222,11 @@ def _make_spectral(layer: Any, spatial_shape: Sequence[int], metadata: Any) -> N
             f"spatial_shape must have one size for each of the {rank} spatial axes, got "
             f"{tuple(spatial_shape)}"
         )
-    shape = (1, *spatial_shape, layer.in_features)
-    geometry = _layer.geometry(layer, shape, layer.kernel_shape, layer.band)
+    geometry = _spectral_layer.own_geometry(layer, spatial_shape, layer.kernel_shape)
     spectrum = _spectral_layer.initial(layer, layer.kernel[...], geometry)
+    metadata = _spectral_layer.metadata_with_planes(layer.kernel.get_metadata(), planes=True)
     layer.kernel_spectrum = nnx.Param(spectrum, **metadata)
-    layer.spectral_grid, layer.spatial_shape = geometry.grid, tuple(spatial_shape)
+    layer.spatial_shape = tuple(spatial_shape)
     del layer.kernel
 
 

@@ -336,9 +336,15 @@ class Trainer:
         self.compression = self.network.compression
 
     def use(self, band: Any) -> Network:
-        """Change the band of the following epochs; each band is compiled once."""
+        """Change the band of the following epochs; each band is compiled once.
+
+        Raises:
+            UserError: the band does not fit, or another one has spectral parameters.
+        """
         key = band_key(band)
         if key not in self._networks:
+            if self._networks and self.settings.param_domain == "spectral":
+                raise UserError("spectral parameters belong to one band, which cannot change")
             self._networks[key] = Network(self.settings, self.examples, band, self._optimizer)
         self.network = self._networks[key]
         return self.network

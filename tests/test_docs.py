@@ -24,6 +24,7 @@ MODULES = [
     "_geometry",
     "_hook",
     "_plan",
+    "_spectral_conv",
     "_summary",
     "_variants",
     "linen",

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import bandjax
+from bandjax import _spectral_layer
 from bandjax.spectral import kernel_to_spectrum, spectrum_to_kernel
 
 HALF = bandjax.Compression(0.5)
@@ -119,8 +120,15 @@ def test_the_nearest_kernel():
     """With every frequency kept, what is cut off by fewer taps is what lies outside of them."""
     kernel = jnp.asarray(np.random.default_rng(2).normal(size=(5, 5, 2, 3)))
     spectrum = kernel_to_spectrum(kernel, (12, 11), (6, 5))
-    cut = spectrum_to_kernel(spectrum, (3, 3), (12, 11))
+    cut = quick_jit(lambda s: spectrum_to_kernel(s, (3, 3), (12, 11)))(spectrum)
     assert np.abs(cut - kernel[1:4, 1:4]).max() <= 1e-12
+    # Five taps, of which three frequencies tell the sums of what they cannot tell apart: NumPy.
+    spectrum = kernel_to_spectrum(kernel[0], (12,), (1,))
+    least = spectrum_to_kernel(spectrum, (5,), (12,))
+    waves = np.exp(-2j * np.pi * np.outer([-1, 0, 1], np.arange(-2, 3)) / 12)
+    expected = np.linalg.pinv(waves) @ waves @ np.asarray(kernel[0]).reshape(5, -1)
+    assert np.abs(least.reshape(5, -1) - expected).max() <= 1e-12
+    assert np.abs(kernel_to_spectrum(least, (12,), (1,)) - spectrum).max() <= 1e-12
 
 
 @pytest.mark.usefixtures("x64")
@@ -268,6 +276,57 @@ def test_layers_at_another_resolution():
     assert np.abs(linen.apply(variables, x) - wanted).max() <= 1e-5
 
 
+@pytest.mark.parametrize("band", [HALF, None], ids=["half", "all"])
+def test_padded_layers_at_another_resolution(band):
+    """A bump, sampled coarse and fine: the circles keep their proportion, padding and all."""
+
+    def sampled(n):
+        t = np.arange(n) / n
+        bump = np.exp(-((t[:, None] - 0.4) ** 2 + (t - 0.55) ** 2) / 0.005)
+        return jnp.asarray(np.stack([bump, bump * t, bump * t[:, None]], -1)[None], jnp.float32)
+
+    options = {"band": band, "param_domain": "spectral", "spatial_shape": (32, 32)}
+    layer = layers(**options)
+    grids = [layer.geometry(sampled(n).shape).grid for n in (16, 32, 48, 64)]
+    assert grids == [(17, 17), (33, 33), (50, 50), (66, 66)]
+    y = layer(sampled(32))
+    assert np.abs(layer(sampled(64))[:, ::2, ::2] - y).max() <= 1e-5 * np.abs(y).max()
+    linen = bandjax.linen.BandConv(4, (3, 3), **options)
+    variables = {"params": {"kernel_spectrum": layer.kernel_spectrum[...], "bias": jnp.zeros(4)}}
+    assert np.abs(linen.apply(variables, sampled(64))[:, ::2, ::2] - y).max() <= 1e-5
+    assert linen.geometry((1, 64, 64, 3)) == layer.geometry((1, 64, 64, 3))
+    # A grid that is set is another choice: the same periods a point.
+    fixed = layers(**options, grid=80)
+    assert fixed.geometry((1, 64, 64, 3)).grid == (80, 80)
+    assert np.abs(fixed(sampled(32))[0, :9, :9] - fixed(sampled(64))[0, :9, :9]).max() > 1e-3
+
+
+def test_a_sharding_names_the_axes_of_the_spectrum():
+    names = (None, None, None, "features")
+    mesh = jax.make_mesh((2,), ("features",), axis_types=(jax.sharding.AxisType.Auto,))
+    options = {"param_domain": "spectral", "spatial_shape": (8, 8), "use_bias": False}
+    for spec in (names, P(*names)):
+        with jax.set_mesh(mesh):
+            layer = layers(**options, kernel_metadata={"out_sharding": spec})
+            spectrum = layer.kernel_spectrum
+            assert tuple(spectrum.get_metadata()["out_sharding"]) == (None, *names)
+            assert spectrum[...].sharding.spec == P(None, *names)
+            bandjax.nnx.to_spatial(layer)
+            assert layer.kernel.get_metadata()["out_sharding"] == spec
+            assert layer.kernel[...].sharding.spec == P(*names)
+    spec = NamedSharding(mesh, P(*names))
+    there = _spectral_layer.metadata_with_planes({"out_sharding": spec, "a": 1}, planes=True)
+    assert there == {"out_sharding": NamedSharding(mesh, P(None, *names)), "a": 1}
+    init = flax.linen.with_partitioning(flax.linen.initializers.lecun_normal(), names)
+    boxed = bandjax.linen.BandConv(4, (3, 3), param_domain="spectral", kernel_init=init)
+    plain = bandjax.linen.BandConv(4, (3, 3), param_domain="spectral")
+    x = jnp.ones((1, 8, 8, 3))
+    variables = boxed.init(jax.random.key(0), x)
+    assert variables["params"]["kernel_spectrum"].names == (None, *names)
+    wanted = plain.apply(plain.init(jax.random.key(0), x), x)
+    assert np.abs(boxed.apply(variables, x) - wanted).max() <= 1e-6
+
+
 def test_damped_high_frequencies():
     options = {"param_domain": "spectral", "spatial_shape": (8, 8)}
     plain, damped = layers(**options), layers(**options, spectral_decay=2)
@@ -389,5 +448,8 @@ def test_wrong_arguments_of_the_conversions():
 def test_linen_parameters_of_another_resolution():
     layer = bandjax.linen.BandConv(4, (3, 3), band=HALF, param_domain="spectral")
     variables = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    wrong = bandjax.linen.BandConv(4, (3, 3), param_domain="spectral", spatial_shape=(8,))
+    with pytest.raises(ValueError, match="one size for each of the 2 spatial axes"):
+        wrong.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     with pytest.raises((ValueError, flax.errors.ScopeParamShapeError), match="kernel_spectrum"):
         layer.apply(variables, jnp.ones((1, 16, 16, 3)))

@@ -185,6 +185,16 @@ def test_bands_may_change_between_epochs(small):
     assert same[0] == 0 < same[1]
 
 
+def test_spectral_parameters_belong_to_their_band(small):
+    settings = settings_for("cnn", "digits", batch_size=100, param_domain="spectral")
+    trainer = Trainer(settings, place(small), bandjax.Compression(0.5))
+    assert trainer.use(bandjax.Compression(0.5)) is trainer.network
+    with pytest.raises(UserError, match="spectral parameters belong to one band"):
+        trainer.use(None)
+    with pytest.raises(UserError, match="a band of Energy"):
+        Trainer(settings, place(small), bandjax.Energy(0.9))
+
+
 def test_accumulated_gradients_are_those_of_a_larger_batch(small):
     """Of LeNet, which has no batch norm; images of 16x16."""
     grown = replace(
