@@ -92,7 +92,7 @@ def spectral_conv(
 
     Example:
       >>> kernel = jnp.ones((3, 3, 4, 8))
-      >>> w = bandjax.spectral.kernel_to_spectrum(kernel, (9, 9), (4, 4))
+      >>> w = spectral.kernel_to_spectrum(kernel, (9, 9), (4, 4))
       >>> w.shape, spectral_conv(jnp.ones((2, 8, 8, 4)), w, (3, 3)).shape
       ((2, 9, 5, 4, 8), (2, 8, 8, 8))
 

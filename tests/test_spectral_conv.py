@@ -122,11 +122,11 @@ def test_the_nearest_kernel():
     spectrum = kernel_to_spectrum(kernel, (12, 11), (6, 5))
     cut = quick_jit(lambda s: spectrum_to_kernel(s, (3, 3), (12, 11)))(spectrum)
     assert np.abs(cut - kernel[1:4, 1:4]).max() <= 1e-12
-    # Five taps, of which three frequencies tell the sums of what they cannot tell apart: NumPy.
+    # Three frequencies do not tell five taps apart: of the kernels that fit, the least (by NumPy).
     spectrum = kernel_to_spectrum(kernel[0], (12,), (1,))
     least = spectrum_to_kernel(spectrum, (5,), (12,))
     waves = np.exp(-2j * np.pi * np.outer([-1, 0, 1], np.arange(-2, 3)) / 12)
-    expected = np.linalg.pinv(waves) @ waves @ np.asarray(kernel[0]).reshape(5, -1)
+    expected = (np.linalg.pinv(waves) @ waves).real @ np.asarray(kernel[0]).reshape(5, -1)
     assert np.abs(least.reshape(5, -1) - expected).max() <= 1e-12
     assert np.abs(kernel_to_spectrum(least, (12,), (1,)) - spectrum).max() <= 1e-12
 
@@ -276,8 +276,7 @@ def test_layers_at_another_resolution():
     assert np.abs(linen.apply(variables, x) - wanted).max() <= 1e-5
 
 
-@pytest.mark.parametrize("band", [HALF, None], ids=["half", "all"])
-def test_padded_layers_at_another_resolution(band):
+def test_padded_layers_at_another_resolution():
     """A bump, sampled coarse and fine: the circles keep their proportion, padding and all."""
 
     def sampled(n):
@@ -285,7 +284,7 @@ def test_padded_layers_at_another_resolution(band):
         bump = np.exp(-((t[:, None] - 0.4) ** 2 + (t - 0.55) ** 2) / 0.005)
         return jnp.asarray(np.stack([bump, bump * t, bump * t[:, None]], -1)[None], jnp.float32)
 
-    options = {"band": band, "param_domain": "spectral", "spatial_shape": (32, 32)}
+    options = {"param_domain": "spectral", "spatial_shape": (32, 32)}
     layer = layers(**options)
     grids = [layer.geometry(sampled(n).shape).grid for n in (16, 32, 48, 64)]
     assert grids == [(17, 17), (33, 33), (50, 50), (66, 66)]
@@ -298,7 +297,8 @@ def test_padded_layers_at_another_resolution(band):
     # A grid that is set is another choice: the same periods a point.
     fixed = layers(**options, grid=80)
     assert fixed.geometry((1, 64, 64, 3)).grid == (80, 80)
-    assert np.abs(fixed(sampled(32))[0, :9, :9] - fixed(sampled(64))[0, :9, :9]).max() > 1e-3
+    more = jnp.pad(sampled(32), ((0, 0), (0, 32), (0, 32), (0, 0)))
+    assert np.abs(fixed(more)[:, :32, :32] - fixed(sampled(32))).max() <= 1e-5
 
 
 def test_a_sharding_names_the_axes_of_the_spectrum():
