@@ -133,14 +133,16 @@ class BandConv(nn.Conv):
                 return boxed.replace_boxed(spectrum)
             return _spectral_layer.initial(self, kernel, own)
 
-        spectrum = self.param("kernel_spectrum", init)
         # Parameters of another resolution: applied there without `spatial_shape`, their box tells.
-        if spectrum.shape[1:-2] != own.box:
-            raise ValueError(
-                f"kernel_spectrum has the box {spectrum.shape[1:-2]}, inputs of "
-                f"{inputs.shape} have {own.box}: to use parameters at another resolution, set "
-                "spatial_shape to the one that they belong to"
-            )
+        if self.has_variable("params", "kernel_spectrum"):
+            there = meta.unbox(self.get_variable("params", "kernel_spectrum")).shape[1:-2]
+            if there != own.box:
+                raise ValueError(
+                    f"kernel_spectrum has the box {there}, inputs of {inputs.shape} have "
+                    f"{own.box}: to use parameters at another resolution, set spatial_shape to the "
+                    "one that they belong to"
+                )
+        spectrum = self.param("kernel_spectrum", init)
         bias: jax.Array | None = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
