@@ -38,40 +38,13 @@ class ConvGeneralDilated:
             self.recompute_filter,
         )
 
-    def __call__(
-        self,
-        lhs: jax.Array,
-        rhs: jax.Array,
-        window_strides: Sequence[int],
-        padding: PaddingLike,
-        lhs_dilation: Sequence[int] | None = None,
-        rhs_dilation: Sequence[int] | None = None,
-        dimension_numbers: Any = None,
-        feature_group_count: int = 1,
-        batch_group_count: int = 1,
-        precision: Any = None,
-        preferred_element_type: jax.typing.DTypeLike | None = None,
-        out_sharding: Any = None,
-    ) -> jax.Array:
+    def __call__(self, *arguments: Any, **options: Any) -> jax.Array:
         """Convolves as ``jax.lax.conv_general_dilated``, on the band alone.
 
         Raises:
           ValueError: ``batch_group_count`` is not 1, or as :func:`bandjax.band_conv`.
         """
-        y, _ = self.with_modes(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-            out_sharding,
-        )
+        y, _ = self.with_modes(*arguments, **options)
         return y
 
     def with_modes(
@@ -89,7 +62,10 @@ class ConvGeneralDilated:
         preferred_element_type: jax.typing.DTypeLike | None = None,
         out_sharding: Any = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the convolution, and the limits of the kept box, int32 ``(spatial axes,)``."""
+        """The convolution, and the limits of the kept box, int32 ``(spatial axes,)``.
+
+        Its arguments are those of the call: of ``jax.lax.conv_general_dilated``.
+        """
         if batch_group_count != 1:
             raise ValueError(
                 f"batch_group_count must be 1 in a band-limited convolution, "

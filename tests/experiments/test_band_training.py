@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
+from stopping import AtThird
 
 import bandjax
 from experiments.bands import parse_band
@@ -71,19 +72,11 @@ def test_bands_that_change_are_compiled_once_each(tmp_path):
 def test_a_recalibrated_run_goes_on_as_if_nothing_had_happened(examples, tmp_path):
     """Stopped within each epoch and started anew, it has the plans and curves of a whole run."""
 
-    class Third(Stop):
-        count = 0
-
-        @property
-        def asked(self):
-            self.count += 1
-            return self.count >= 3
-
     text = "schedule=recalibrated:0.8@1x2"
     label, known = parse_band(text)
     keeping = Keeping(Interval.parse("never"), 2, tensorboard=False)
     curves, plans, stops = {}, {}, 0
-    for name, stop in (("whole", Stop), ("parts", Third)):
+    for name, stop in (("whole", Stop), ("parts", AtThird)):
         finished = False
         while not finished:
             trainer = Trainer(SETTINGS, examples, known(0))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from stopping import AtThird
 from tensorboardX.proto import event_pb2
 
 from experiments import killtest
@@ -269,20 +270,12 @@ def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(tmp_path, capsys
 def test_stopped_within_an_epoch(tmp_path, capsys):
     """A run that is asked to stop after each third step, and started again, is the same run."""
 
-    class Third(Stop):
-        count = 0
-
-        @property
-        def asked(self):
-            self.count += 1
-            return self.count >= 3
-
     examples = place(load_digits().limited(100))
     settings = settings_for("cnn", "digits", epochs=2, batch_size=25, optimizer="sgd")
     trainer = Trainer(settings, examples, None)
     keeping = Keeping(Interval.parse("never"), 2, tensorboard=True)
     records, stops = {}, 0
-    for name, stop in (("whole", Stop), ("parts", Third)):
+    for name, stop in (("whole", Stop), ("parts", AtThird)):
         finished = False
         while not finished:
             console = Console(file=io.StringIO())
