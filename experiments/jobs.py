@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
+from experiments.command import parse_options
 from experiments.errors import UserError
 from experiments.records import Record, differing_setting, write_json
 
 FILE = "job.json"
+T = TypeVar("T")
 
 
 @contextmanager
@@ -44,6 +48,39 @@ def open_job(out: Path, options: Record, settings: Record) -> Iterator[None]:
             name, was, now = differing
             raise UserError(f"{path} began with {name} {was}, not {now}: choose another --out")
         yield
+
+
+def parse_job_options(kind: type[T], words: Sequence[str], program: str) -> T:
+    """The options of a command line; with ``--resume`` those of the job where it gives none.
+
+    Args:
+        kind: a dataclass, with ``out``, ``resume`` and ``data_dir`` among its fields.
+        words: the command line's.
+        program: how ``--help`` names the program.
+
+    Raises:
+        UserError: an option is wrong, or there is no job to resume.
+    """
+    options: Any = parse_options(kind, words, program)
+    if options.resume is None:
+        return options
+    if options.out is not None and options.out != options.resume:
+        raise UserError(f"--resume {options.resume} writes there, not into --out {options.out}")
+    stored = read_options(options.resume, {field.name for field in fields(options)})
+    folder = stored.pop("data_dir", None)
+    default: Any = kind(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()},
+        data_dir=None if folder is None else Path(folder),
+    )
+    return replace(parse_options(kind, words, program, default), out=options.resume)
+
+
+def options_as_json(options: Any) -> Record:
+    """The options as a job's file keeps them; where it lies they need not tell."""
+    folder = options.data_dir and str(options.data_dir.absolute())
+    content = {**asdict(options), "data_dir": folder}
+    del content["out"], content["resume"]
+    return content
 
 
 def read_options(folder: Path, names: set[str]) -> Record:

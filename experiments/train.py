@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from rich.console import Console
 import bandjax
 from experiments import data, report
 from experiments.bands import SYNTAX, parse_band
-from experiments.command import parse_options, run_command
+from experiments.command import run_command
 from experiments.config import (
     Augment,
     Method,
@@ -40,7 +40,7 @@ from experiments.config import (
 )
 from experiments.errors import UserError
 from experiments.examples import Examples, place
-from experiments.jobs import open_job, read_options
+from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
@@ -148,8 +148,11 @@ class Options:
         return settings_for(**{k: v for k, v in asdict(self).items() if k in names})
 
 
-def run_job(options: Options, console: Console) -> None:
+def run_job(options: Options, console: Console) -> bool:
     """Train what is not yet there, then report on every run in the output folder.
+
+    Returns:
+        Whether the job came to its end; False if SIGTERM stopped it.
 
     Raises:
         UserError: an option, a data file or the output folder is not usable, or a loss diverged.
@@ -171,7 +174,7 @@ def run_job(options: Options, console: Console) -> None:
     trainers = {label: _trainer(settings, examples, band) for label, band in bands.items()}
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
-    with open_job(out, _as_json(options), settings.as_dict()), stop_on_sigterm() as stop:
+    with open_job(out, options_as_json(options), settings.as_dict()), stop_on_sigterm() as stop:
         try:
             _train_all(trainers, texts, options.seeds, out, keeping, console, stop)
         except Stopped:
@@ -180,8 +183,9 @@ def run_job(options: Options, console: Console) -> None:
                 soft_wrap=True,
                 highlight=False,
             )
-            return
+            return False
         _report(settings, list(bands), out, console)
+    return True
 
 
 def _trainer(settings: Settings, examples: Examples, band: Any) -> Trainer:
@@ -239,41 +243,12 @@ def _report(settings: Settings, order: list[str], out: Path, console: Console) -
     console.print(f"records, summary.json and curves.png: {out}", soft_wrap=True, highlight=False)
 
 
-def _as_json(options: Options) -> dict[str, object]:
-    """The options as a job's file keeps them; where it lies they need not tell."""
-    folder = options.data_dir and str(options.data_dir.absolute())
-    content = {**asdict(options), "data_dir": folder}
-    del content["out"], content["resume"]
-    return content
-
-
-def _options(words: Sequence[str]) -> Options:
-    """The options of the command line; with ``--resume`` those of the job where it gives none."""
-    program = "python -m experiments.train"
-    options = parse_options(Options, words, program)
-    if options.resume is None:
-        return options
-    if options.out is not None and options.out != options.resume:
-        raise UserError(f"--resume {options.resume} writes there, not into --out {options.out}")
-    stored = read_options(options.resume, {field.name for field in fields(Options)})
-    folder = stored.pop("data_dir", None)
-    default = Options(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()},
-        data_dir=None if folder is None else Path(folder),
-    )
-    again = parse_options(Options, words, program, default)
-    return replace(again, out=options.resume)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        try:
-            run_job(_options(words), Console())
-        except OSError as error:  # The disk is full, a folder cannot be written, ...
-            raise UserError(f"{error.filename or 'output'}: {error.strerror or error}") from error
+        run_job(parse_job_options(Options, words, "python -m experiments.train"), Console())
 
     return run_command(action, "finished runs and checkpoints are kept")
 

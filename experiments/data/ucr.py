@@ -56,6 +56,25 @@ def load_ucr(name: str, data_dir: Path) -> Dataset:
     )
 
 
+def ucr_names(data_dir: Path) -> list[str]:
+    """The sets of the archive that lie in ``data_dir``, with both their files.
+
+    Raises:
+        UserError: there is none.
+    """
+    roots = [data_dir / "UCRArchive_2018", data_dir]
+    root = next((root for root in roots if root.is_dir()), data_dir)
+    found = sorted(
+        path.parent.name
+        for path in root.glob("*/*_TRAIN.tsv")
+        if path.name == f"{path.parent.name}_TRAIN.tsv"
+        and path.with_name(f"{path.parent.name}_TEST.tsv").is_file()
+    )
+    if not found:
+        raise UserError(f"no set of the UCR archive (NAME/NAME_TRAIN.tsv and _TEST.tsv) in {root}")
+    return found
+
+
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Integer labels ``(n,)`` and float64 series ``(n, length)`` of one file."""
     try:
