@@ -27,6 +27,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         },
         capture_output=True,
         text=True,
+        check=False,
     )
 
 
