@@ -566,14 +566,14 @@ def test_what_cannot_be_limited_in_linen_is_told():
 def test_a_third_party_model():
     jax_resnet = pytest.importorskip("jax_resnet")
     model = jax_resnet.ResNet18(n_classes=5)
-    x = draw(1, 32, 32, 3)
+    x = draw(2, 64, 64, 3)  # Fewer numbers, and batch norm leaves nothing of the last map.
     variables = quick_jit(model.init)(jax.random.key(0), x)
     exact, dense = quick_jit(
         lambda variables, x: (
-            band_limited(Compression(0))(functools.partial(model.apply, mutable=["batch_stats"]))(
-                variables, x
-            )[0],
+            band_limited(Compression(0), method="dft")(
+                functools.partial(model.apply, mutable=["batch_stats"])
+            )(variables, x)[0],
             model.apply(variables, x, mutable=["batch_stats"])[0],
         )
     )(variables, x)
-    assert gap(exact, dense) < 1e-4
+    assert 0 < gap(exact, dense) < 1e-5
