@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
 from experiments.loop import Epoch, State, Sums
+from experiments.processes import is_main, share
 from experiments.records import Record, differing_setting
 
 FORMAT = 1
@@ -92,15 +93,16 @@ class Checkpoints:
         """
         arrays = _named(state, sums)
         target = self.folder / f"{step:08d}"
-        try:
+
+        def prepare() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             _manifest(target).unlink(missing_ok=True)
             needed = sum(array.nbytes for array in arrays.values()) + MARGIN
             free = shutil.disk_usage(self.folder).free
             if free < needed:
                 raise OSError(f"it takes {needed:,} bytes, {free:,} are free")
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(target.absolute(), arrays, force=True)
+
+        def finish() -> None:
             content = {
                 "format": FORMAT,
                 "step": step,
@@ -119,8 +121,18 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, _manifest(target))
+            self._accuracies[step] = _accuracy(content)
+            self._remove_old()
+
+        try:
+            share(prepare)
+            # Every process writes what its devices have.
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(target.absolute(), arrays, force=True)
+            share(finish)
         except Exception as error:  # Orbax raises whatever its file system does.
-            for path in (target, *self.folder.glob(f"{target.name}.orbax-checkpoint-tmp*")):
+            half = self.folder.glob(f"{target.name}.orbax-checkpoint-tmp*")
+            for path in (target, *half) if is_main() else ():
                 shutil.rmtree(path, ignore_errors=True)
             last = max(self._accuracies, default=None)
             kept = "there is none before it" if last is None else f"that of step {last} is intact"
@@ -128,8 +140,6 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {target} could not be written, {kept}: {reason}"
             ) from error
-        self._accuracies[step] = _accuracy(content)
-        self._remove_old()
 
     def restore(self, state: State, sums: Sums) -> tuple[int, State, Sums, Position] | None:
         """The latest one that is whole, or None; says aloud which are not.
@@ -144,6 +154,23 @@ class Checkpoints:
         Raises:
             UserError: the folder holds something else, or the checkpoints are of another run.
         """
+        arrays = _named(state, sums)
+        found = share(lambda: self._find(arrays))
+        if found is None:
+            return None
+        with ocp.StandardCheckpointer() as checkpointer:
+            # Laid out over the devices as this run is, however many it was saved from.
+            target = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), arrays
+            )
+            folder = self.folder / f"{found['step']:08d}"
+            restored = checkpointer.restore(folder.absolute(), target)
+        state, sums = _unnamed(restored, state, sums)
+        position = Position(**{name: found[name] for name in Position._fields})
+        return found["step"], state, sums, position
+
+    def _find(self, arrays: dict[str, jax.Array]) -> Record | None:
+        """The content of the latest manifest whose checkpoint is whole."""
         manifests = self._manifests()
         found = None
         for path in manifests:
@@ -151,7 +178,8 @@ class Checkpoints:
             if content is None:
                 continue
             self._accuracies[content["step"]] = _accuracy(content)
-            found = found or self._load(path, content, state, sums)
+            if found is None and self._is_whole(path, content, arrays):
+                found = content
         if manifests and found is None:
             self.say(f"{self.folder}: no checkpoint is whole; the run starts from its beginning")
         return found
@@ -189,9 +217,8 @@ class Checkpoints:
             raise UserError(f"{path} was made with {name} {was}, not {now}: choose another --out")
         return content
 
-    def _load(
-        self, path: Path, content: Record, state: State, sums: Sums
-    ) -> tuple[int, State, Sums, Position] | None:
+    def _is_whole(self, path: Path, content: Record, arrays: dict[str, jax.Array]) -> bool:
+        """Whether every file is as it was written; of another network it is an error."""
         folder = path.with_suffix("")
         found = _sums_of_files(folder) if folder.is_dir() else {}
         damaged = [name for name, digest in content["files"].items() if found.get(name) != digest]
@@ -201,8 +228,7 @@ class Checkpoints:
                 "the one before it is used"
             )
             self._accuracies.pop(content["step"])
-            return None
-        arrays = _named(state, sums)
+            return False
         for name in sorted(arrays.keys() | content["arrays"].keys()):
             own = arrays.get(name)
             expected = None if own is None else [list(own.shape), str(own.dtype)]
@@ -215,14 +241,7 @@ class Checkpoints:
             if content.get(name) != self.provenance.get(name):
                 was, now = content.get(name), self.provenance.get(name)
                 self.say(f"note: {folder} was made with {name} {was}, this is {now}")
-        with ocp.StandardCheckpointer() as checkpointer:
-            target = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), arrays
-            )
-            restored = checkpointer.restore(folder.absolute(), target)
-        state, sums = _unnamed(restored, state, sums)
-        position = Position(**{name: content[name] for name in Position._fields})
-        return content["step"], state, sums, position
+        return True
 
     def _remove_old(self) -> None:
         steps = sorted(self._accuracies)

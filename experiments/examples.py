@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.data import Dataset
+from experiments.devices import ONE, Devices
 from experiments.errors import UserError
 
 
@@ -34,8 +35,10 @@ class Examples(NamedTuple):
     sha256: str
 
 
-def place(dataset: Dataset, evaluation_batch: int = 256) -> Examples:
+def place(dataset: Dataset, evaluation_batch: int = 256, devices: Devices = ONE) -> Examples:
     """Move a data set to the device, once for all the trainers that use it.
+
+    Every device of a mesh has all training examples, and its part of each test batch.
 
     Raises:
         UserError: the arrays are not those of a classification task, see :func:`check`.
@@ -43,7 +46,7 @@ def place(dataset: Dataset, evaluation_batch: int = 256) -> Examples:
     check(dataset)
     count = len(dataset.x_test)
     batches = math.ceil(count / evaluation_batch)
-    size = math.ceil(count / batches)
+    size = math.ceil(count / batches / devices.data) * devices.data
     # Padding repeats the first example; it is computed but not counted.
     rows = np.arange(batches * size)
     counts = rows < count
@@ -54,9 +57,9 @@ def place(dataset: Dataset, evaluation_batch: int = 256) -> Examples:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array))
     return Examples(
-        x=jax.device_put(dataset.x_train),
-        y=jax.device_put(dataset.y_train),
-        test=[jax.device_put(batch) for batch in zip(*split, strict=True)],
+        x=devices.replicate(dataset.x_train),
+        y=devices.replicate(dataset.y_train),
+        test=[devices.spread_batch(batch) for batch in zip(*split, strict=True)],
         test_count=count,
         classes=dataset.classes,
         sha256=digest.hexdigest(),

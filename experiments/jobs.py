@@ -15,6 +15,11 @@ from experiments.errors import UserError
 from experiments.records import Record, differing_setting, write_json
 
 FILE = "job.json"
+# What a job that goes on may be told anew: where it lies, and what it runs on.
+PASSING = (
+    *("out", "resume", "mesh", "cpu_devices"),
+    *("distributed", "coordinator", "processes", "process_id"),
+)
 T = TypeVar("T")
 
 
@@ -76,11 +81,10 @@ def parse_job_options(kind: type[T], words: Sequence[str], program: str) -> T:
 
 
 def options_as_json(options: Any) -> Record:
-    """The options as a job's file keeps them; where it lies they need not tell."""
+    """The options as a job's file keeps them: all that its results depend on."""
     folder = options.data_dir and str(options.data_dir.absolute())
     content = {**asdict(options), "data_dir": folder}
-    del content["out"], content["resume"]
-    return content
+    return {name: value for name, value in content.items() if name not in PASSING}
 
 
 def read_options(folder: Path, names: set[str]) -> Record:

@@ -17,6 +17,7 @@ from bandjax.schedule import band_key
 from experiments.accounting import compression_report
 from experiments.augment import flip_and_crop
 from experiments.config import Settings
+from experiments.devices import ONE, Devices
 from experiments.errors import UserError
 from experiments.examples import Examples
 from experiments.models import build
@@ -99,6 +100,7 @@ class Network:
         examples: the task.
         band: of every convolution, or a plan.
         optimizer: the trainer's.
+        devices: that share the work.
 
     Attributes:
         compression: the true compression of each layer and in total; of an ``Energy`` band the
@@ -115,8 +117,10 @@ class Network:
         examples: Examples,
         band: Any,
         optimizer: optax.GradientTransformationExtraArgs,
+        devices: Devices = ONE,
     ) -> None:
         self.settings = settings
+        self._devices = devices
         self.compile_seconds = 0.0
         self._optimizer = optimizer
         shape = examples.x.shape[1:]
@@ -221,7 +225,7 @@ class Network:
         """The gradient of one batch, added to the sum ``part`` of those before it."""
         size = self.settings.batch_size
         chosen = jax.lax.dynamic_slice_in_dim(order, batch * size, size)
-        x, y = images[chosen], labels[chosen]
+        x, y = self._devices.constrain_batch((images[chosen], labels[chosen]))
         if self.settings.augment == "flip-crop":
             x = flip_and_crop(jax.random.fold_in(key, batch), x)
         factor = None if scale is None else scale.scale
@@ -229,7 +233,8 @@ class Network:
             params, stats, x, y, factor
         )
         own = gradient, loss, correct
-        return stats, own if part is None else jax.tree.map(jnp.add, part, own)
+        total = own if part is None else jax.tree.map(jnp.add, part, own)
+        return self._devices.constrain_state((stats, total))
 
     def _update(
         self, state: State, part: Any, sums: Sums, *data_and_batch: jax.Array
@@ -258,7 +263,8 @@ class Network:
             healthy |= jnp.isfinite(loss) & (state.scale.scale > 1)
         steps = sums.steps + 1
         bad = jnp.where((sums.bad == 0) & ~healthy, steps, sums.bad)
-        return after, Sums(steps, sums.loss + loss, sums.correct + correct, bad)
+        sums = Sums(steps, sums.loss + loss, sums.correct + correct, bad)
+        return self._devices.constrain_state((after, sums))
 
     def _evaluation_sums(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
@@ -305,6 +311,7 @@ class Trainer:
         settings: of the run.
         examples: the task.
         band: of every convolution, or a plan, until :meth:`use` changes it.
+        devices: that share the work; the examples were placed on them.
 
     Attributes:
         steps: steps in an epoch.
@@ -317,9 +324,12 @@ class Trainer:
             than there are.
     """
 
-    def __init__(self, settings: Settings, examples: Examples, band: Any) -> None:
+    def __init__(
+        self, settings: Settings, examples: Examples, band: Any, devices: Devices = ONE
+    ) -> None:
         self.settings = settings
         self.examples = examples
+        self.devices = devices
         size = settings.batch_size * settings.accumulate
         self.steps = len(examples.x) // size
         if self.steps == 0:
@@ -327,6 +337,11 @@ class Trainer:
             raise UserError(
                 f"batch_size{times} must be at most the number of training examples, "
                 f"{len(examples.x)}, got {size}"
+            )
+        if settings.batch_size % devices.data:
+            raise UserError(
+                f"batch_size must be a multiple of the {devices.data} parts that the mesh makes of "
+                f"a batch, got {settings.batch_size}"
             )
         if settings.augment != "none" and examples.x.ndim != 4:
             raise UserError(f"augment needs images, got examples {examples.x.shape[1:]}")
@@ -345,7 +360,9 @@ class Trainer:
         if key not in self._networks:
             if self._networks and self.settings.param_domain == "spectral":
                 raise UserError("spectral parameters belong to one band, which cannot change")
-            self._networks[key] = Network(self.settings, self.examples, band, self._optimizer)
+            self._networks[key] = Network(
+                self.settings, self.examples, band, self._optimizer, self.devices
+            )
         self.network = self._networks[key]
         return self.network
 
@@ -357,10 +374,11 @@ class Trainer:
     def calibrate(self, state: State, energy: bandjax.Energy) -> bandjax.Plan:
         """A plan for the network as it is, from its first training examples."""
         model = self.network.model()
-        nnx.update(model, state.params, state.stats)
+        nnx.update(model, *self.devices.gather((state.params, state.stats)))
+        x = self.devices.gather(self.examples.x)
         size = self.settings.batch_size
-        starts = range(0, min(CALIBRATION_BATCHES * size, len(self.examples.x) - size + 1), size)
-        return bandjax.calibrate(model, [self.examples.x[i : i + size] for i in starts], energy)
+        starts = range(0, min(CALIBRATION_BATCHES * size, len(x) - size + 1), size)
+        return bandjax.calibrate(model, [x[i : i + size] for i in starts], energy)
 
     @property
     def compilations(self) -> int:
@@ -375,7 +393,12 @@ class Trainer:
         stats = nnx.state(model, nnx.BatchStat)
         state = State(params, stats, self._optimizer.init(params), scale)
         # Weakly typed scalars would not survive a checkpoint.
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+        return state if self.devices is ONE else self.devices.place_state(state)
+
+    def no_steps(self) -> Sums:
+        """The sums before an epoch's first step."""
+        return Sums.zero() if self.devices is ONE else self.devices.replicate(Sums.zero())
 
     def run_epoch(
         self,
@@ -403,7 +426,7 @@ class Trainer:
             UserError: the loss, a gradient or a parameter is no longer finite.
         """
         data = self._epoch_data(seed, epoch)
-        sums = before = Sums.zero() if sums is None else sums
+        sums = before = self.no_steps() if sums is None else sums
         start = time.perf_counter() - seconds
         for index in range(done, self.steps):
             compiled = self.network.compile_seconds
@@ -463,16 +486,22 @@ class Trainer:
         """Bytes that one gradient keeps from its forward to its backward pass."""
         state = self.start(0)
         size = self.settings.batch_size
-        batch = self.examples.x[:size], self.examples.y[:size]
+        batch = [
+            jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)
+            for a in (self.examples.x, self.examples.y)
+        ]
         saved = bandjax.memory.saved_bytes(
             self.network.loss, state.params, state.stats, *batch, argnums=0, has_aux=True
         )
         return saved.total
 
     def _epoch_data(self, seed: int, epoch: int) -> tuple[jax.Array, ...]:
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
-        order = jax.random.permutation(key, len(self.examples.x))
-        return self.examples.x, self.examples.y, order, jax.random.fold_in(key, 1)
+        def draw(seed: Any, epoch: Any) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(jax.random.key(seed), epoch)
+            order = jax.random.permutation(key, len(self.examples.x))
+            return order, jax.random.fold_in(key, 1)
+
+        return self.examples.x, self.examples.y, *self.devices.jit(draw)(seed, epoch)
 
 
 def _all_finite(tree: Any) -> jax.Array:

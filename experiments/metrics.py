@@ -91,3 +91,16 @@ class Metrics:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+class NoMetrics(Metrics):
+    """Writes nothing: of several processes one keeps the metrics."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def write(self, epoch: int, row: Epoch) -> None:
+        """Nothing."""
+
+    def __exit__(self, *_: Any) -> None:
+        pass

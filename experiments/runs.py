@@ -19,7 +19,8 @@ from bandjax.schedule import Schedule
 from experiments.checkpoints import Checkpoints, Position
 from experiments.errors import UserError
 from experiments.loop import Epoch, State, Sums, Trainer, Watch
-from experiments.metrics import Metrics
+from experiments.metrics import Metrics, NoMetrics
+from experiments.processes import Agreement, is_main
 from experiments.progress import Length, Report, progress
 from experiments.records import Record, provenance
 
@@ -108,9 +109,11 @@ def watch_only(trainer: Trainer, show: Report, seed: int, epoch: int) -> Watch:
     def watch(done: int, state: State, sums: Sums, before: Sums, seconds: float) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown >= SHOW_EVERY:
-            shown = now
+        late = now - shown >= SHOW_EVERY
+        if late or jax.process_count() > 1:  # Several processes look at the same steps.
             trainer.check_finite(before, seed, epoch)
+        if late:
+            shown = now
             count = int(before.steps)
             if count > 0:
                 accuracy = int(before.correct) / (count * size)
@@ -167,6 +170,7 @@ class Run:
         self.config = {**trainer.settings.as_dict(), "band": label, "seed": seed}
         self.extra: Record = {}  # Goes into each checkpoint, and comes back from it.
         self._provenance = provenance()
+        self._agreement = Agreement()
         self._rows: list[Epoch] = []
         self._saved_at = time.monotonic()
         self._checkpoints = Checkpoints(
@@ -186,7 +190,7 @@ class Run:
                 written.
         """
         trainer, settings = self.trainer, self.trainer.settings
-        state, sums = trainer.start(self.seed), Sums.zero()
+        state, sums = trainer.start(self.seed), trainer.no_steps()
         epoch, done, seconds = 1, 0, 0.0
         restored = self._checkpoints.restore(state, sums)
         if restored is not None:
@@ -202,7 +206,7 @@ class Run:
         examples = trainer.steps * settings.batch_size * settings.accumulate
         length = Length(settings.epochs, trainer.steps, examples)
         with (
-            Metrics(
+            (Metrics if is_main() else NoMetrics)(
                 self.folder, self._rows, trainer.steps, examples, self.keeping.tensorboard
             ) as metrics,
             progress(self.console, title, length) as show,
@@ -221,11 +225,12 @@ class Run:
                 self._rows.append(row)
                 metrics.write(epoch, row)
                 show.epoch(epoch, row)
-                epoch, done, sums, seconds = epoch + 1, 0, Sums.zero(), 0.0
+                epoch, done, sums, seconds = epoch + 1, 0, trainer.no_steps(), 0.0
                 over = epoch > settings.epochs
-                if over or self._due((epoch - 1) * trainer.steps, epoch - 1):
+                due, asked = self._due((epoch - 1) * trainer.steps, epoch - 1)
+                if over or due:
                     self._save(epoch, 0, state, sums, 0.0)
-                    if self.stop.asked and not over:
+                    if asked and not over:
                         raise Stopped
         return self._record(state)
 
@@ -244,32 +249,39 @@ class Run:
 
         def watch(done: int, state: State, sums: Sums, before: Sums, seconds: float) -> None:
             look(done, state, sums, before, seconds)
-            # After the last step the epoch's end comes first.
-            if done < trainer.steps and self._due((epoch - 1) * trainer.steps + done, None):
+            if done == trainer.steps:  # The epoch's end comes first.
+                return
+            due, asked = self._due((epoch - 1) * trainer.steps + done, None)
+            if due:
                 trainer.check_finite(sums, self.seed, epoch)
                 self._save(epoch, done, state, sums, seconds)
-                if self.stop.asked:
+                if asked:
                     raise Stopped
 
         return watch
 
-    def _due(self, step: int, epoch: int | None) -> bool:
-        """Whether to write a checkpoint after a step, and the epoch that it ends if it does."""
+    def _due(self, step: int, epoch: int | None) -> tuple[bool, bool]:
+        """Whether to write a checkpoint after a step, and whether to stop behind it.
+
+        Args:
+            step: how many there have been.
+            epoch: the one that it ends, or None.
+        """
         every = self.keeping.every
-        if self.stop.asked:
-            return True
-        if every.count == 0:
-            return False
-        if every.unit == "s":
-            return time.monotonic() - self._saved_at >= every.count
-        if every.unit == "steps":
-            return step % every.count == 0
-        return epoch is not None and epoch % every.count == 0
+        timed = every.unit == "s" and every.count > 0
+        late = timed and is_main() and time.monotonic() - self._saved_at >= every.count
+        asked, due = self._agreement.ask(self.stop.asked, late, wait=epoch is not None)
+        if every.unit == "steps" and every.count > 0:
+            due = step % every.count == 0
+        if every.unit == "epochs" and every.count > 0:
+            due = epoch is not None and epoch % every.count == 0
+        return asked or due, asked
 
     def _save(self, epoch: int, done: int, state: State, sums: Sums, seconds: float) -> None:
         position = Position(epoch, done, seconds, [list(row) for row in self._rows], self.extra)
         self._checkpoints.save((epoch - 1) * self.trainer.steps + done, state, sums, position)
         self._saved_at = time.monotonic()
+        self._agreement.forget()  # Somebody may have asked for this one twice.
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -279,6 +291,7 @@ class Run:
         return {
             "config": self.config,
             **self._provenance,
+            "devices": trainer.devices.describe(),
             "result": {
                 "test_accuracy": rows[-1].test_accuracy,
                 "test_loss": rows[-1].test_loss,

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +36,7 @@ from experiments.comparison import (
 from experiments.data.ucr import ucr_names
 from experiments.errors import UserError
 from experiments.jobs import open_job, options_as_json, parse_job_options
+from experiments.processes import is_main, share, supervised
 from experiments.records import Record, provenance, read_runs, write_json
 
 EVERY_SET = "ucr:*"
@@ -83,7 +86,9 @@ def run_sweep(options: Options, console: Console) -> None:
     settings = jobs[0].settings().as_dict()
     del settings["data"], settings["augment"]  # The latter's default depends on the data.
     failed: dict[str, str] = {}
-    with open_job(out, options_as_json(options), settings):
+    with ExitStack() as stack:
+        sweep = open_job(out, options_as_json(options), settings)
+        share(lambda: stack.enter_context(sweep))
         for number, job in enumerate(jobs, 1):
             console.rule(f"data set {number}/{len(jobs)} · {job.data}")
             try:
@@ -93,7 +98,8 @@ def run_sweep(options: Options, console: Console) -> None:
                 failed[job.data] = str(error)
                 console.print(f"{job.data}: {error}", markup=False, highlight=False)
                 continue
-            report_sweep(options, jobs, failed, out, console, last=number == len(jobs))
+            last = number == len(jobs)
+            share(partial(report_sweep, options, jobs, failed, out, console, last=last))
     if failed:
         name, reason = next(iter(failed.items()))
         raise UserError(
@@ -169,9 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
 
-    def action() -> None:
+    def action() -> int | None:
         options = parse_job_options(Options, words, "python -m experiments.sweep")
-        run_sweep(options, Console())
+        if options.distributed and (status := supervised("experiments.sweep", words)) is not None:
+            return status
+        with train.run_on(options):
+            run_sweep(options, Console(quiet=not is_main()))
+        return 0
 
     return run_command(action, "finished runs and checkpoints are kept")
 

@@ -13,8 +13,10 @@ of all runs in that folder (summary.json).
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,12 +40,14 @@ from experiments.config import (
     Settings,
     settings_for,
 )
+from experiments.devices import Devices, parse_mesh, split_cpu
 from experiments.errors import UserError
 from experiments.examples import Examples, place
 from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
+from experiments.processes import Agreement, Cluster, distributed, is_main, share, supervised
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
 
@@ -132,6 +136,22 @@ class Options:
     """Train on the first so many examples alone."""
     out: Annotated[Path | None, _optional("DIR", "runs/MODEL-DATA")] = None
     """Folder for the results."""
+    mesh: Annotated[str | None, _optional("data=N,model=M", "one device")] = None
+    """Spread the work over so many devices: data shares out the examples of each batch, model the
+    output channels of each layer that it divides. Of several processes the default is data over all
+    their devices."""
+    cpu_devices: Annotated[int | None, _optional("INT", "1")] = None
+    """Split the CPU into so many devices, to try a mesh on."""
+    distributed: bool = False
+    """This is one of several processes that train together: start the same command on each host.
+    On SLURM, Open MPI, Kubernetes and TPU pods they find each other; elsewhere --coordinator,
+    --processes and --process-id tell. --out must be a folder that all of them share."""
+    coordinator: Annotated[str | None, _optional("HOST:PORT", "of the cluster")] = None
+    """Address of the first process."""
+    processes: Annotated[int | None, _optional("INT", "of the cluster")] = None
+    """How many they are."""
+    process_id: Annotated[int | None, _optional("INT", "of the cluster")] = None
+    """Which of them this is, from 0."""
     resume: Annotated[Path | None, _optional("DIR", "none")] = None
     """Go on with the job in this folder; its options need not be given again."""
     checkpoint_every: str = "60s"
@@ -169,12 +189,16 @@ def run_job(options: Options, console: Console) -> bool:
     keeping = Keeping(Interval.parse(options.checkpoint_every), options.keep, options.tensorboard)
     if options.tensorboard:
         import_tensorboard()
-    examples = place(data.load(settings.data, options.data_dir).limited(settings.limit))
+    devices = parse_mesh(options.mesh)
+    loaded = data.load(settings.data, options.data_dir).limited(settings.limit)
+    examples = place(loaded, devices=devices)
     # Every band is checked here, before the first one trains.
-    trainers = {label: _trainer(settings, examples, band) for label, band in bands.items()}
+    trainers = {label: _trainer(settings, examples, band, devices) for label, band in bands.items()}
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
-    with open_job(out, options_as_json(options), settings.as_dict()), stop_on_sigterm() as stop:
+    job = open_job(out, options_as_json(options), settings.as_dict())
+    with ExitStack() as stack, stop_on_sigterm() as stop:
+        share(lambda: stack.enter_context(job))
         try:
             _train_all(trainers, texts, options.seeds, out, keeping, console, stop)
         except Stopped:
@@ -184,15 +208,15 @@ def run_job(options: Options, console: Console) -> bool:
                 highlight=False,
             )
             return False
-        _report(settings, list(bands), out, console)
+        share(lambda: _report(settings, list(bands), out, console))
     return True
 
 
-def _trainer(settings: Settings, examples: Examples, band: Any) -> Trainer:
+def _trainer(settings: Settings, examples: Examples, band: Any, devices: Devices) -> Trainer:
     """A trainer that has met every band that is known."""
     if not isinstance(band, bandjax.schedule.Schedule):
-        return Trainer(settings, examples, band)
-    trainer = Trainer(settings, examples, band(0))
+        return Trainer(settings, examples, band, devices)
+    trainer = Trainer(settings, examples, band(0), devices)
     for each in band.bands:
         trainer.use(each)
     trainer.use(band(0))
@@ -210,14 +234,14 @@ def _train_all(
 ) -> None:
     """Train what has no record yet, seed by seed."""
     settings = next(iter(trainers.values())).settings
-    runs = read_runs(out, settings.as_dict())
+    done = share(lambda: [list(key) for key in read_runs(out, settings.as_dict())])
     todo = [(label, seed) for seed in dict.fromkeys(seeds) for label in trainers]
     for number, (label, seed) in enumerate(todo, 1):
         title = f"run {number}/{len(todo)} · {label} · seed {seed}"
-        if (label, seed) in runs:
+        if [label, seed] in done:
             console.print(f"{title} · already done", highlight=False)
             continue
-        if stop.asked:
+        if Agreement().ask(stop.asked, wait=True)[0]:
             raise Stopped
         path = run_path(out, label, seed)
         # A schedule may have a state: each run has its own.
@@ -225,7 +249,8 @@ def _train_all(
         schedule = bands if isinstance(bands, bandjax.schedule.Schedule) else None
         trainer, folder = trainers[label], path.with_suffix("")
         run = Run(trainer, label, seed, folder, keeping, console, stop, schedule)
-        write_json(path, run.train(title))
+        record = run.train(title)
+        share(functools.partial(write_json, path, record))
 
 
 def _report(settings: Settings, order: list[str], out: Path, console: Console) -> None:
@@ -243,12 +268,33 @@ def _report(settings: Settings, order: list[str], out: Path, console: Console) -
     console.print(f"records, summary.json and curves.png: {out}", soft_wrap=True, highlight=False)
 
 
+@contextmanager
+def run_on(options: Options) -> Iterator[None]:
+    """Meets the other processes, and splits the CPU, if the options ask for it.
+
+    Raises:
+        UserError: they do not come, or the options do not fit together.
+    """
+    if options.cpu_devices is not None:
+        split_cpu(options.cpu_devices)
+    cluster = Cluster(options.coordinator, options.processes, options.process_id)
+    if not options.distributed and cluster != Cluster():
+        raise UserError("--coordinator, --processes and --process-id are for --distributed")
+    with distributed(cluster if options.distributed else None):
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
 
-    def action() -> None:
-        run_job(parse_job_options(Options, words, "python -m experiments.train"), Console())
+    def action() -> int | None:
+        options = parse_job_options(Options, words, "python -m experiments.train")
+        if options.distributed and (status := supervised("experiments.train", words)) is not None:
+            return status
+        with run_on(options):
+            run_job(options, Console(quiet=not is_main()))
+        return 0
 
     return run_command(action, "finished runs and checkpoints are kept")
 
