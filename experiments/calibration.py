@@ -53,7 +53,7 @@ class Options:
     model: str = "fcn"
     """The network, see python -m experiments.train --help."""
     data: str = "ucr:FiftyWords"
-    """The data set: digits, ucr:NAME or cifar10."""
+    """The data set: digits, ucr:NAME, cifar10 or cifar100."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that holds the data, see python -m experiments.train --help."""
     energy: float = 0.9

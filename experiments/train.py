@@ -75,10 +75,11 @@ class Options:
     pooling after the stem), resnet50, densenet121 or densenet121-12 (growth 12), all for images; or
     fcn (time series). resnet50 and densenet121 have the stem for ImageNet."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive) or cifar10."""
+    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
+    cifar100."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
-    """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/, as the official
-    archives unpack."""
+    """Folder that holds UCRArchive_2018/NAME/ (or NAME/), cifar-10-batches-py/ or
+    cifar-100-python/, as the official archives unpack."""
     band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
         "none",
         "compression=0.5",

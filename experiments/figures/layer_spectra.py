@@ -46,7 +46,8 @@ class Options:
     model: str = "cnn"
     """The network: cnn (images), fcn (time series) or lenet (images of at least 16x16)."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive) or cifar10."""
+    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
+    cifar100."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/."""
     band: str = "compression=0.5"
