@@ -78,8 +78,8 @@ class Options:
     """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
     cifar100."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
-    """Folder that holds UCRArchive_2018/NAME/ (or NAME/), cifar-10-batches-py/ or
-    cifar-100-python/, as the official archives unpack."""
+    """Folder that holds UCRArchive_2018/, UCR_TS_Archive_2015/, Univariate_ts/ (or a set's folder
+    itself), cifar-10-batches-py/ or cifar-100-python/, as the official archives unpack."""
     band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
         "none",
         "compression=0.5",

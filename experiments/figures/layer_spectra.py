@@ -49,7 +49,7 @@ class Options:
     """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
     cifar100."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/."""
+    """Folder that holds the official archives as they unpack."""
     band: str = "compression=0.5"
     """The band of every convolution, as for experiments.train."""
     layer: str = ""
