@@ -91,7 +91,8 @@ def run(options: Options, console: Console) -> None:
     settings = settings_for(options.model, options.data, epochs=options.epochs, limit=options.limit)
     if settings.model not in MODELS:
         raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
-    examples = place(data.load(options.data, options.data_dir).limited(options.limit))
+    dataset = data.load(options.data, options.data_dir).limited(options.limit)
+    examples = place(dataset, stream="never")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

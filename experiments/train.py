@@ -39,13 +39,14 @@ from experiments.config import (
     settings_for,
 )
 from experiments.errors import UserError
-from experiments.examples import Examples, place
+from experiments.examples import Examples, Stream, place
 from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
+from experiments.streaming import StreamedExamples
 
 _BANDS = "One or more bands, each a run for every seed. " + " ".join(SYNTAX.split())
 
@@ -131,6 +132,10 @@ class Options:
     """Epochs without a better training loss before it does so."""
     limit: Annotated[int | None, _optional("INT", "all")] = None
     """Train on the first so many examples alone."""
+    stream: Stream = "auto"
+    """always: read the examples of each step, by threads ahead of it, when it is their turn; never:
+    keep all of them on the device; auto: stream what takes more than 2 GiB. The results are the
+    same."""
     out: Annotated[Path | None, _optional("DIR", "runs/MODEL-DATA")] = None
     """Folder for the results."""
     resume: Annotated[Path | None, _optional("DIR", "none")] = None
@@ -170,7 +175,8 @@ def run_job(options: Options, console: Console) -> bool:
     keeping = Keeping(Interval.parse(options.checkpoint_every), options.keep, options.tensorboard)
     if options.tensorboard:
         import_tensorboard()
-    examples = place(data.load(settings.data, options.data_dir).limited(settings.limit))
+    dataset = data.load(settings.data, options.data_dir).limited(settings.limit)
+    examples = place(dataset, stream=options.stream)
     # Every band is checked here, before the first one trains.
     trainers = {label: _trainer(settings, examples, band) for label, band in bands.items()}
 
@@ -189,7 +195,7 @@ def run_job(options: Options, console: Console) -> bool:
     return True
 
 
-def _trainer(settings: Settings, examples: Examples, band: Any) -> Trainer:
+def _trainer(settings: Settings, examples: Examples | StreamedExamples, band: Any) -> Trainer:
     """A trainer that has met every band that is known."""
     if not isinstance(band, bandjax.schedule.Schedule):
         return Trainer(settings, examples, band)

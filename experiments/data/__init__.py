@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.data._dataset import Arrays as Arrays
 from experiments.data._dataset import Dataset as Dataset
+from experiments.data._dataset import Source as Source
+from experiments.data._dataset import StoredDataset as StoredDataset
 from experiments.data.cifar10 import load_cifar10
 from experiments.data.cifar100 import load_cifar100
 from experiments.data.digits import load_digits

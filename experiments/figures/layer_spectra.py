@@ -87,7 +87,7 @@ def run(options: Options, console: Console) -> Path:
     label, band = parse_band(options.band)
     settings = settings_for(options.model, options.data, epochs=options.epochs)
     dataset = data.load(options.data, options.data_dir)
-    trainer = Trainer(settings, place(dataset), band)
+    trainer = Trainer(settings, place(dataset, stream="never"), band)
     batch = dataset.x_train[: options.batch], dataset.y_train[: options.batch]
     layer = options.layer or list(trainer.compression["layers"])[-1]
     if layer not in trainer.compression["layers"]:
