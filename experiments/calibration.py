@@ -53,7 +53,7 @@ class Options:
     model: str = "fcn"
     """The network, see python -m experiments.train --help."""
     data: str = "ucr:FiftyWords"
-    """The data set: digits, ucr:NAME or cifar10."""
+    """The data set: digits, ucr:NAME, cifar10 or cifar100."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that holds the data, see python -m experiments.train --help."""
     energy: float = 0.9
@@ -91,7 +91,8 @@ def run(options: Options, console: Console) -> None:
     settings = settings_for(options.model, options.data, epochs=options.epochs, limit=options.limit)
     if settings.model not in MODELS:
         raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
-    examples = place(data.load(options.data, options.data_dir).limited(options.limit))
+    dataset = data.load(options.data, options.data_dir).limited(options.limit)
+    examples = place(dataset, stream="never")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

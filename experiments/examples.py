@@ -1,17 +1,22 @@
-"""A data set on the device, checked."""
+"""A data set on the device or streamed to it, checked."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.data import Dataset
+from experiments.data import Arrays, Dataset, StoredDataset
 from experiments.devices import ONE, Devices
 from experiments.errors import UserError
+from experiments.streaming import EvaluationBatches, StreamedExamples, evaluation_rows
+
+Stream = Literal["auto", "always", "never"]
+LARGEST = 2**31  # bytes that a data set may take on the device, unless it is said to
 
 
 class Examples(NamedTuple):
@@ -34,35 +39,102 @@ class Examples(NamedTuple):
     classes: int
     sha256: str
 
+    @property
+    def count(self) -> int:
+        """Number of training examples."""
+        return len(self.x)
 
-def place(dataset: Dataset, evaluation_batch: int = 256, devices: Devices = ONE) -> Examples:
-    """Move a data set to the device, once for all the trainers that use it.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(*spatial, channels)`` of one example."""
+        return self.x.shape[1:]
 
-    Every device of a mesh has all training examples, and its part of each test batch.
+    def head(self, count: int) -> tuple[jax.Array, jax.Array]:
+        """The first training examples and their labels."""
+        return self.x[:count], self.y[:count]
+
+    def steps(
+        self, order: jax.Array, key: jax.Array, size: int, indices: range
+    ) -> Iterator[tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
+        """For each of an epoch's steps all the examples, their labels, order and key.
+
+        Args:
+            order: of the epoch.
+            key: of the epoch.
+            size: examples in a step.
+            indices: the steps, from 0, that are to be taken.
+        """
+        return repeat((self.x, self.y, order, key), len(indices))
+
+
+def place(
+    dataset: Dataset | StoredDataset,
+    evaluation_batch: int = 256,
+    *,
+    stream: Stream = "auto",
+    augment: bool = False,
+    devices: Devices = ONE,
+) -> Examples | StreamedExamples:
+    """Make a data set ready, once for all the trainers that use it.
+
+    Args:
+        dataset: the task.
+        evaluation_batch: test examples in a batch, at most.
+        stream: ``never`` puts all of it on the device; ``always`` reads each step's examples when
+            it is their turn; ``auto`` does so with what takes more than 2 GiB. The steps, and so
+            the results, are the same.
+        augment: whether a stored data set augments its training examples by itself.
+        devices: every one has all training examples (or, streamed, all those of a step), and its
+            part of each test batch.
 
     Raises:
-        UserError: the arrays are not those of a classification task, see :func:`check`.
+        UserError: the arrays are not those of a classification task, see :func:`check`, or the
+            data set is stored and not to be streamed.
     """
+    if isinstance(dataset, StoredDataset):
+        if stream == "never":
+            raise UserError(
+                f"data set {dataset.name} is read from the disk while it is used: it must be "
+                "streamed (--stream auto, in experiments.train)"
+            )
+        digest = hashlib.sha256(dataset.identity.encode()).hexdigest()
+        return _streamed(dataset, evaluation_batch, digest, augment, devices)
+    if augment:
+        raise UserError(f"data set {dataset.name} does not augment by itself: --augment none")
     check(dataset)
-    count = len(dataset.x_test)
-    batches = math.ceil(count / evaluation_batch)
-    size = math.ceil(count / batches / devices.data) * devices.data
-    # Padding repeats the first example; it is computed but not counted.
-    rows = np.arange(batches * size)
-    counts = rows < count
-    rows[count:] = 0
-    split = (np.split(a, batches) for a in (dataset.x_test[rows], dataset.y_test[rows], counts))
-    digest = hashlib.sha256()
-    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test):
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+    parts = dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
+    sums = hashlib.sha256()
+    for array in parts:
+        sums.update(f"{array.dtype} {array.shape}".encode())
+        sums.update(np.ascontiguousarray(array))
+    digest = sums.hexdigest()
+    if stream == "always" or (stream == "auto" and sum(a.nbytes for a in parts) > LARGEST):
+        train, test = Arrays(*parts[:2]), Arrays(*parts[2:])
+        stored = StoredDataset(dataset.name, train, test, dataset.classes, digest)
+        return _streamed(stored, evaluation_batch, digest, augment=False, devices=devices)
+    rows, counts = evaluation_rows(len(dataset.x_test), evaluation_batch, devices.data)
+    batches = zip(dataset.x_test[rows], dataset.y_test[rows], counts, strict=True)
     return Examples(
         x=devices.replicate(dataset.x_train),
         y=devices.replicate(dataset.y_train),
-        test=[devices.spread_batch(batch) for batch in zip(*split, strict=True)],
-        test_count=count,
+        test=[devices.spread_batch(batch) for batch in batches],
+        test_count=len(dataset.x_test),
         classes=dataset.classes,
-        sha256=digest.hexdigest(),
+        sha256=digest,
+    )
+
+
+def _streamed(
+    dataset: StoredDataset, evaluation_batch: int, digest: str, augment: bool, devices: Devices
+) -> StreamedExamples:
+    for part, source in (("training", dataset.train), ("test", dataset.test)):
+        if source.shape[0] == 0:
+            raise UserError(f"data set {dataset.name}: there are no {part} examples")
+    count = dataset.test.shape[0]
+    rows, counts = evaluation_rows(count, evaluation_batch, devices.data)
+    batches = EvaluationBatches(dataset.test, rows, counts, devices)
+    return StreamedExamples(
+        dataset.train, batches, count, dataset.classes, digest, augment, devices
     )
 
 

@@ -55,6 +55,8 @@ class Options:
     """How many SIGKILLs."""
     seed: int = 0
     """Of the random moments."""
+    stream: bool = False
+    """Stream the examples in the runs that are killed; the reference has them on the device."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file for the result."""
 
@@ -66,13 +68,14 @@ class Moment(NamedTuple):
     delay: float
 
 
-def kill_test(kills: int, seed: int, folder: Path) -> Record:
+def kill_test(kills: int, seed: int, folder: Path, *, stream: bool = False) -> Record:
     """Do it; returns what happened.
 
     Args:
         kills: how many SIGKILLs.
         seed: of the random moments.
         folder: empty; the runs' output goes there.
+        stream: whether the runs that are killed stream their examples.
 
     Raises:
         UserError: the run fails by itself.
@@ -88,6 +91,7 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
     reference = folder / "reference"
     run_once(reference, environment, None)
     last = _steps(reference)[-1]
+    more = ["--stream", "always"] if stream else []
     killed: list[Record] = []
     trials = differing = 0
     while len(killed) < kills:
@@ -99,7 +103,7 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
             moment = None  # With its last checkpoint, or no kills left, the run may finish.
             if len(killed) < kills and before < last:
                 moment = Moment(at_random.randint(before, last - 1), at_random.uniform(0, 0.3))
-            finished = run_once(out, environment, moment)
+            finished = run_once(out, environment, moment, more)
             if not finished:
                 after = max(_steps(out), default=0)
                 killed.append({**moment._asdict(), "resumed_from": before, "left": after})
@@ -110,15 +114,23 @@ def kill_test(kills: int, seed: int, folder: Path) -> Record:
     return {"kills": killed, "runs": trials, "differing": differing}
 
 
-def run_once(out: Path, environment: dict[str, str], moment: Moment | None) -> bool:
+def run_once(
+    out: Path, environment: dict[str, str], moment: Moment | None, more: Sequence[str] = ()
+) -> bool:
     """Start the run, and kill it unless ``moment`` is None; tells whether it came to its end.
+
+    Args:
+        out: its folder.
+        environment: its variables.
+        moment: when to kill it.
+        more: words of its command line besides :data:`RUN`.
 
     Raises:
         UserError: it failed, or hangs.
     """
     metrics = out / STEM / "metrics.jsonl"
     old = metrics.stat().st_ino if metrics.exists() else None
-    command = [sys.executable, "-m", "experiments.train", *RUN, "--out", str(out)]
+    command = [sys.executable, "-m", "experiments.train", *RUN, *more, "--out", str(out)]
     root = Path(__file__).parents[1]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -183,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.kills < 1:
             raise UserError(f"kills must be at least 1, got {options.kills}")
         with tempfile.TemporaryDirectory() as folder:
-            result = kill_test(options.kills, options.seed, Path(folder))
+            result = kill_test(options.kills, options.seed, Path(folder), stream=options.stream)
         print(f"{len(result['kills'])} kills, {result['runs']} runs, {result['differing']} differ")
         if options.out is not None:
             write_json(options.out, {"command": RUN, **provenance(), "result": result})

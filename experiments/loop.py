@@ -1,9 +1,9 @@
-"""The training loop: jitted steps on data that stays on the device."""
+"""The training loop: jitted steps on data that stays on the device, or is streamed to it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from experiments.errors import UserError
 from experiments.examples import Examples
 from experiments.models import build
 from experiments.optimizer import LossScale, learning_rate, make_optimizer
+from experiments.streaming import StreamedExamples
 
 Record = dict[str, Any]
 
@@ -114,7 +115,7 @@ class Network:
     def __init__(
         self,
         settings: Settings,
-        examples: Examples,
+        examples: Examples | StreamedExamples,
         band: Any,
         optimizer: optax.GradientTransformationExtraArgs,
         devices: Devices = ONE,
@@ -123,7 +124,7 @@ class Network:
         self._devices = devices
         self.compile_seconds = 0.0
         self._optimizer = optimizer
-        shape = examples.x.shape[1:]
+        shape = examples.shape
         self.model = partial(
             build,
             settings.model,
@@ -158,7 +159,8 @@ class Network:
         Args:
             state: before the step.
             sums: before the step.
-            data: examples, labels, their order in this epoch and the epoch's key.
+            data: examples, labels, their order in this epoch and the epoch's key; or the examples
+                of this step alone, their labels, their order and the epoch's key.
             index: of the step.
         """
         if self._compiled is None:
@@ -224,7 +226,9 @@ class Network:
     ) -> tuple[Any, Any]:
         """The gradient of one batch, added to the sum ``part`` of those before it."""
         size = self.settings.batch_size
-        chosen = jax.lax.dynamic_slice_in_dim(order, batch * size, size)
+        # Modulo: the order may be that of the step alone. The rows are gathered all the same, so
+        # that the program, and with it the rounding, is that of examples on the device.
+        chosen = jax.lax.dynamic_slice_in_dim(order, batch * size % len(order), size)
         x, y = self._devices.constrain_batch((images[chosen], labels[chosen]))
         if self.settings.augment == "flip-crop":
             x = flip_and_crop(jax.random.fold_in(key, batch), x)
@@ -325,26 +329,30 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: Settings, examples: Examples, band: Any, devices: Devices = ONE
+        self,
+        settings: Settings,
+        examples: Examples | StreamedExamples,
+        band: Any,
+        devices: Devices = ONE,
     ) -> None:
         self.settings = settings
         self.examples = examples
         self.devices = devices
         size = settings.batch_size * settings.accumulate
-        self.steps = len(examples.x) // size
+        self.steps = examples.count // size
         if self.steps == 0:
             times = "" if settings.accumulate == 1 else " times accumulate"
             raise UserError(
                 f"batch_size{times} must be at most the number of training examples, "
-                f"{len(examples.x)}, got {size}"
+                f"{examples.count}, got {size}"
             )
         if settings.batch_size % devices.data:
             raise UserError(
                 f"batch_size must be a multiple of the {devices.data} parts that the mesh makes of "
                 f"a batch, got {settings.batch_size}"
             )
-        if settings.augment != "none" and examples.x.ndim != 4:
-            raise UserError(f"augment needs images, got examples {examples.x.shape[1:]}")
+        if settings.augment != "none" and len(examples.shape) != 3:
+            raise UserError(f"augment needs images, got examples {examples.shape}")
         self._optimizer = make_optimizer(settings, self.steps)
         self._networks: dict[Any, Network] = {}
         self.network = self.use(band)
@@ -375,10 +383,10 @@ class Trainer:
         """A plan for the network as it is, from its first training examples."""
         model = self.network.model()
         nnx.update(model, *self.devices.gather((state.params, state.stats)))
-        x = self.devices.gather(self.examples.x)
         size = self.settings.batch_size
-        starts = range(0, min(CALIBRATION_BATCHES * size, len(x) - size + 1), size)
-        return bandjax.calibrate(model, [x[i : i + size] for i in starts], energy)
+        x, _ = self.devices.gather(self.examples.head(CALIBRATION_BATCHES * size))
+        batches = [x[i : i + size] for i in range(0, len(x) - size + 1, size)]
+        return bandjax.calibrate(model, batches, energy)
 
     @property
     def compilations(self) -> int:
@@ -425,12 +433,12 @@ class Trainer:
         Raises:
             UserError: the loss, a gradient or a parameter is no longer finite.
         """
-        data = self._epoch_data(seed, epoch)
+        batches = self._epoch_data(seed, epoch, done)
         sums = before = self.no_steps() if sums is None else sums
         start = time.perf_counter() - seconds
         for index in range(done, self.steps):
             compiled = self.network.compile_seconds
-            last, (state, sums) = sums, self.network.step(state, sums, data, index)
+            last, (state, sums) = sums, self.network.step(state, sums, next(batches), index)
             start += self.network.compile_seconds - compiled
             # One step runs while the next is prepared, no more: what is watched has happened.
             before.loss.block_until_ready()
@@ -485,23 +493,23 @@ class Trainer:
     def saved_bytes(self) -> int:
         """Bytes that one gradient keeps from its forward to its backward pass."""
         state = self.start(0)
-        size = self.settings.batch_size
-        batch = [
-            jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)
-            for a in (self.examples.x, self.examples.y)
-        ]
+        batch = self.devices.gather(self.examples.head(self.settings.batch_size))
         saved = bandjax.memory.saved_bytes(
             self.network.loss, state.params, state.stats, *batch, argnums=0, has_aux=True
         )
         return saved.total
 
-    def _epoch_data(self, seed: int, epoch: int) -> tuple[jax.Array, ...]:
+    def _epoch_data(self, seed: int, epoch: int, done: int) -> Iterator[tuple[Any, ...]]:
+        """What :meth:`Network.step` takes, for each step after the first ``done``."""
+
         def draw(seed: Any, epoch: Any) -> tuple[jax.Array, jax.Array]:
             key = jax.random.fold_in(jax.random.key(seed), epoch)
-            order = jax.random.permutation(key, len(self.examples.x))
+            order = jax.random.permutation(key, self.examples.count)
             return order, jax.random.fold_in(key, 1)
 
-        return self.examples.x, self.examples.y, *self.devices.jit(draw)(seed, epoch)
+        size = self.settings.batch_size * self.settings.accumulate
+        drawn = self.devices.jit(draw)(seed, epoch)
+        return self.examples.steps(*drawn, size, range(done, self.steps))
 
 
 def _all_finite(tree: Any) -> jax.Array:

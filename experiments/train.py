@@ -42,7 +42,7 @@ from experiments.config import (
 )
 from experiments.devices import Devices, parse_mesh, split_cpu
 from experiments.errors import UserError
-from experiments.examples import Examples, place
+from experiments.examples import Examples, Stream, place
 from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
@@ -50,6 +50,7 @@ from experiments.models import MODELS
 from experiments.processes import Agreement, Cluster, distributed, is_main, share, supervised
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
+from experiments.streaming import StreamedExamples
 
 _BANDS = "One or more bands, each a run for every seed. " + " ".join(SYNTAX.split())
 
@@ -79,10 +80,11 @@ class Options:
     pooling after the stem), resnet50, densenet121 or densenet121-12 (growth 12), all for images; or
     fcn (time series). resnet50 and densenet121 have the stem for ImageNet."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive) or cifar10."""
+    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
+    cifar100."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
-    """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/, as the official
-    archives unpack."""
+    """Folder that holds UCRArchive_2018/, UCR_TS_Archive_2015/, Univariate_ts/ (or a set's folder
+    itself), cifar-10-batches-py/ or cifar-100-python/, as the official archives unpack."""
     band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
         "none",
         "compression=0.5",
@@ -134,6 +136,10 @@ class Options:
     """Epochs without a better training loss before it does so."""
     limit: Annotated[int | None, _optional("INT", "all")] = None
     """Train on the first so many examples alone."""
+    stream: Stream = "auto"
+    """always: read the examples of each step, by threads ahead of it, when it is their turn; never:
+    keep all of them on the device; auto: stream what takes more than 2 GiB. The results are the
+    same."""
     out: Annotated[Path | None, _optional("DIR", "runs/MODEL-DATA")] = None
     """Folder for the results."""
     mesh: Annotated[str | None, _optional("data=N,model=M", "one device")] = None
@@ -190,8 +196,8 @@ def run_job(options: Options, console: Console) -> bool:
     if options.tensorboard:
         import_tensorboard()
     devices = parse_mesh(options.mesh)
-    loaded = data.load(settings.data, options.data_dir).limited(settings.limit)
-    examples = place(loaded, devices=devices)
+    dataset = data.load(settings.data, options.data_dir).limited(settings.limit)
+    examples = place(dataset, stream=options.stream, devices=devices)
     # Every band is checked here, before the first one trains.
     trainers = {label: _trainer(settings, examples, band, devices) for label, band in bands.items()}
 
@@ -212,7 +218,9 @@ def run_job(options: Options, console: Console) -> bool:
     return True
 
 
-def _trainer(settings: Settings, examples: Examples, band: Any, devices: Devices) -> Trainer:
+def _trainer(
+    settings: Settings, examples: Examples | StreamedExamples, band: Any, devices: Devices
+) -> Trainer:
     """A trainer that has met every band that is known."""
     if not isinstance(band, bandjax.schedule.Schedule):
         return Trainer(settings, examples, band, devices)

@@ -1,4 +1,4 @@
-"""Time series of the UCR archive (2018), read from its official tab-separated files."""
+"""Time series of the UCR archive: of 2018 or 2015, or as ``.ts`` files."""
 
 from __future__ import annotations
 
@@ -8,50 +8,59 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data._dataset import Dataset
+from experiments.data._ucr_archive import official_name, published_size, spellings
+from experiments.data._ucr_files import Series, read_series
 from experiments.errors import UserError
+
+# As the archives unpack: 2018's, 2015's, that of timeseriesclassification.com; or one set alone.
+FOLDERS = ("UCRArchive_2018", "UCR_TS_Archive_2015", "Univariate_ts", ".")
+SUFFIXES = (".tsv", ".ts", "")
 
 
 def load_ucr(name: str, data_dir: Path) -> Dataset:
-    """Load ``NAME_TRAIN.tsv`` and ``NAME_TEST.tsv``.
+    """Load ``NAME_TRAIN`` and ``NAME_TEST``, with the extension ``.tsv``, ``.ts`` or none.
 
-    The files lie in ``data_dir/UCRArchive_2018/NAME/`` or ``data_dir/NAME/``. Each line is a
-    label followed by the values of one series. Labels are mapped to 0 .. classes - 1 in the order
-    of their numbers. Most sets of the archive are stored z-normalised, and are taken as they are;
-    where the training series are not (mean 0, standard deviation 1), every series of the set is
-    z-normalised here.
+    The files lie in ``NAME/`` in ``data_dir`` or in one of its folders ``UCRArchive_2018``,
+    ``UCR_TS_Archive_2015`` and ``Univariate_ts``; sets that were renamed after 2015 are found by
+    both names. In a ``.tsv`` file, or one without extension, each line is a label followed by the
+    values of one series, separated by tabs or commas. Labels are mapped to 0 .. classes - 1 in the
+    order of their numbers, or of the alphabet. Most sets of the archive are stored z-normalised,
+    and are taken as they are; where the training series are not (mean 0, standard deviation 1),
+    every series of the set is z-normalised here.
 
     Returns:
         Series of shape ``(length, 1)``.
 
     Raises:
-        UserError: a file is missing or malformed, holds a missing value or series of unequal
-            length, or the test labels are not among the training labels.
+        UserError: a file is missing, malformed or cut short, holds a missing value or series of
+            unequal length, is not of the published size where that is known, or the test labels
+            are not among the training labels.
     """
     if not re.fullmatch(r"\w+", name):  # the name becomes part of a path
         raise UserError(f"UCR set {name!r}: a name consists of letters and digits")
-    roots = [data_dir / "UCRArchive_2018" / name, data_dir / name]
-    root = next((r for r in roots if r.is_dir()), None)
-    if root is None:
-        raise UserError(f"UCR set {name!r} not found: no folder {roots[0]} and no {roots[1]}")
-    train_labels, train = _read(root / f"{name}_TRAIN.tsv")
-    test_labels, test = _read(root / f"{name}_TEST.tsv")
-    if train.shape[1] != test.shape[1]:
+    stem, suffix = _find(name, data_dir)
+    train, test = (_read(stem, part, suffix) for part in ("TRAIN", "TEST"))
+    if train.values.shape[1] != test.values.shape[1]:
         raise UserError(
-            f"UCR set {name!r}: training series have length {train.shape[1]}, "
-            f"test series {test.shape[1]}"
+            f"UCR set {name!r}: training series have length {train.values.shape[1]}, "
+            f"test series {test.values.shape[1]}"
         )
-    classes = np.unique(train_labels)
-    unseen = np.setdiff1d(test_labels, classes)
-    if unseen.size:
-        raise UserError(f"UCR set {name!r}: test label {unseen[0]} is not in the training file")
-    if not _is_normalised(train):
-        train, test = _normalised(train), _normalised(test)
+    try:
+        classes = {label: index for index, label in enumerate(sorted(set(train.labels)))}
+        y_train, y_test = ([classes[label] for label in part.labels] for part in (train, test))
+    except KeyError as error:
+        raise UserError(
+            f"UCR set {name!r}: test label {error.args[0]} is not in the training file"
+        ) from error
+    x_train, x_test = train.values, test.values
+    if not _is_normalised(x_train):
+        x_train, x_test = _normalised(x_train), _normalised(x_test)
     return Dataset(
         f"ucr:{name}",
-        train.astype(np.float32)[..., None],
-        np.searchsorted(classes, train_labels).astype(np.int32),
-        test.astype(np.float32)[..., None],
-        np.searchsorted(classes, test_labels).astype(np.int32),
+        x_train.astype(np.float32)[..., None],
+        np.array(y_train, np.int32),
+        x_test.astype(np.float32)[..., None],
+        np.array(y_test, np.int32),
         classes=len(classes),
     )
 
@@ -59,48 +68,67 @@ def load_ucr(name: str, data_dir: Path) -> Dataset:
 def ucr_names(data_dir: Path) -> list[str]:
     """The sets of the archive that lie in ``data_dir``, with both their files.
 
+    A set that lies there several times, under one name or two, is named once, as in the first of
+    :data:`FOLDERS`.
+
     Raises:
         UserError: there is none.
     """
-    roots = [data_dir / "UCRArchive_2018", data_dir]
-    root = next((root for root in roots if root.is_dir()), data_dir)
-    found = sorted(
-        path.parent.name
-        for path in root.glob("*/*_TRAIN.tsv")
-        if path.name == f"{path.parent.name}_TRAIN.tsv"
-        and path.with_name(f"{path.parent.name}_TEST.tsv").is_file()
-    )
+    found: dict[str, str] = {}
+    for root in FOLDERS:
+        for folder in sorted(path for path in (data_dir / root).glob("*") if path.is_dir()):
+            stem = folder / folder.name
+            if any(all(path.is_file() for path in _files(stem, suffix)) for suffix in SUFFIXES):
+                found.setdefault(official_name(folder.name), folder.name)
     if not found:
-        raise UserError(f"no set of the UCR archive (NAME/NAME_TRAIN.tsv and _TEST.tsv) in {root}")
-    return found
+        raise UserError(
+            f"no set of the UCR archive (NAME/NAME_TRAIN.tsv and _TEST.tsv) in {data_dir}"
+        )
+    return sorted(found.values())
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Integer labels ``(n,)`` and float64 series ``(n, length)`` of one file."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = [float(field) for field in line.split("\t")]
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}") from error
-        if len(row) < 2 or len(row) != len(rows[0] if rows else row):
-            expected = f"{len(rows[0])} as on line 1" if rows else "a label and a series"
-            raise UserError(f"{path}, line {number}: {len(row)} fields, expected {expected}")
-        if not np.isfinite(row).all():
-            raise UserError(f"{path}, line {number}: a value is missing (NaN) or infinite")
-        if not row[0].is_integer():
-            raise UserError(f"{path}, line {number}: label {row[0]} is not a whole number")
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: the file is empty")
-    table = np.array(rows)
-    return table[:, 0].astype(np.int64), table[:, 1:]
+def _find(name: str, data_dir: Path) -> tuple[Path, str]:
+    """The path that a set's files begin with, and their extension.
+
+    Raises:
+        UserError: there is no folder for it, or nothing in it.
+    """
+    folders = [
+        data_dir / root / spelling
+        for root in FOLDERS
+        for spelling in spellings(name)
+        if (data_dir / root / spelling).is_dir()
+    ]
+    for folder in folders:
+        for suffix in SUFFIXES:
+            if any(path.is_file() for path in _files(folder / folder.name, suffix)):
+                return folder / folder.name, suffix
+    if folders:
+        raise UserError(f"UCR set {name!r}: no {folders[0].name}_TRAIN.tsv in {folders[0]}")
+    named = " or ".join(spellings(name))
+    places = ", ".join(root for root in FOLDERS if root != ".")
+    raise UserError(f"UCR set {name!r} not found: no folder {named} in {data_dir} or its {places}")
+
+
+def _files(stem: Path, suffix: str) -> tuple[Path, Path]:
+    return Path(f"{stem}_TRAIN{suffix}"), Path(f"{stem}_TEST{suffix}")
+
+
+def _read(stem: Path, part: str, suffix: str) -> Series:
+    """One file, of the published size if that is known."""
+    path = Path(f"{stem}_{part}{suffix}")
+    series = read_series(path)
+    published = published_size(stem.name, part, of_2015=suffix == "")
+    if published not in (None, series.values.shape):
+        raise UserError(
+            f"{path}: {_told(series.values.shape)}, in the archive {_told(published)}: the file is "
+            "cut short or not the official one"
+        )
+    return series
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} series of length {shape[1]}"
 
 
 def _is_normalised(series: np.ndarray) -> bool:

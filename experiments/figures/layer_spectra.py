@@ -46,9 +46,10 @@ class Options:
     model: str = "cnn"
     """The network: cnn (images), fcn (time series) or lenet (images of at least 16x16)."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive) or cifar10."""
+    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
+    cifar100."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder that holds UCRArchive_2018/NAME/ (or NAME/) or cifar-10-batches-py/."""
+    """Folder that holds the official archives as they unpack."""
     band: str = "compression=0.5"
     """The band of every convolution, as for experiments.train."""
     layer: str = ""
@@ -86,7 +87,7 @@ def run(options: Options, console: Console) -> Path:
     label, band = parse_band(options.band)
     settings = settings_for(options.model, options.data, epochs=options.epochs)
     dataset = data.load(options.data, options.data_dir)
-    trainer = Trainer(settings, place(dataset), band)
+    trainer = Trainer(settings, place(dataset, stream="never"), band)
     batch = dataset.x_train[: options.batch], dataset.y_train[: options.batch]
     layer = options.layer or list(trainer.compression["layers"])[-1]
     if layer not in trainer.compression["layers"]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import cifar10
+from experiments.data import cifar10, cifar100
 from experiments.errors import UserError
 
 
@@ -26,8 +26,8 @@ def _write_ucr(root: Path, train: str, test: str, name: str = "Tiny") -> None:
 NORMALISED = "-1\t1\t-1\t1\t-1\n7\t-1\t-1\t1\t1\n"
 
 
-def _python2_pickle(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """The bytes that Python 2 wrote for ``{"labels": [...], "data": array}``, protocol 2."""
+def _python2_pickle(images: np.ndarray, labels: np.ndarray, key: bytes = b"labels") -> bytes:
+    """The bytes that Python 2 wrote for ``{key: [...], "data": array}``, protocol 2."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value
@@ -39,24 +39,28 @@ def _python2_pickle(images: np.ndarray, labels: np.ndarray) -> bytes:
     array += text(b"b") + b"\x87R(K\x01" + shape + dtype
     array += b"\x89T" + struct.pack("<I", images.size) + images.tobytes() + b"tb"
     numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"\x80\x02}(" + text(b"labels") + numbers + text(b"data") + array + b"u."
+    return b"\x80\x02}(" + text(key) + numbers + text(b"data") + array + b"u."
 
 
 def _write_cifar(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Six batch files of three images in the official layout, and their sums as the expected."""
-    folder = root / cifar10.FOLDER
+    return _write_batches(root, monkeypatch, cifar10, b"labels", 10)
+
+
+def _write_batches(root, monkeypatch, module, key, classes):
+    folder = root / module.FOLDER
     folder.mkdir(parents=True)
     rng = np.random.default_rng(5)
     batches = {}
     sums = {}
-    for name in cifar10.MD5:
-        batches[name] = rng.integers(0, 256, (3, 3072), np.uint8), rng.integers(0, 10, 3)
-        raw = _python2_pickle(*batches[name])
+    for name in module.MD5:
+        batches[name] = rng.integers(0, 256, (3, 3072), np.uint8), rng.integers(0, classes, 3)
+        raw = _python2_pickle(*batches[name], key)
         (folder / name).write_bytes(raw)
         sums[name] = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(cifar10, "MD5", sums)
+    monkeypatch.setattr(module, "MD5", sums)
     return batches
 
 
@@ -156,27 +160,49 @@ def test_cifar10_values(tmp_path, monkeypatch):
     assert back * 255 == pytest.approx(int(stored), abs=1e-3)
 
 
+def test_cifar100_values(tmp_path, monkeypatch):
+    batches = _write_batches(tmp_path, monkeypatch, cifar100, b"fine_labels", 100)
+    dataset = data.load("cifar100", tmp_path)
+    assert (dataset.name, dataset.classes) == ("cifar100", 100)
+    assert dataset.x_train.shape == dataset.x_test.shape == (3, 32, 32, 3)
+    assert dataset.y_train.tolist() == batches["train"][1].tolist()
+    assert dataset.y_test.tolist() == batches["test"][1].tolist()
+    stored = batches["test"][0][2, 1024 + 31 * 32 + 4]
+    back = dataset.x_test[2, 31, 4, 1] * cifar100.DEVIATION[1] + cifar100.MEAN[1]
+    assert back * 255 == pytest.approx(int(stored), abs=1e-3)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_cifar10_damaged(tmp_path, monkeypatch, damage):
-    _write_cifar(tmp_path, monkeypatch)
-    path = tmp_path / cifar10.FOLDER / "data_batch_3"
+@pytest.mark.parametrize(
+    ("module", "key", "name"),
+    [(cifar10, b"labels", "data_batch_3"), (cifar100, b"fine_labels", "train")],
+)
+def test_cifar_damaged(tmp_path, monkeypatch, damage, module, key, name):
+    _write_batches(tmp_path, monkeypatch, module, key, 10)
+    path = tmp_path / module.FOLDER / name
     raw = bytearray(path.read_bytes())
     if damage == "truncated":
         del raw[-1]
     else:
         raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(UserError, match=r"data_batch_3: damaged or not the official file \(MD5"):
-        data.load("cifar10", tmp_path)
+    with pytest.raises(UserError, match=rf"{name}: damaged or not the official file \(MD5"):
+        data.load(module.__name__.rpartition(".")[2], tmp_path)
 
 
-def test_cifar10_missing(tmp_path, monkeypatch):
+def test_cifar_missing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="CIFAR-10 not found: no folder"):
         data.load("cifar10", tmp_path)
     _write_cifar(tmp_path, monkeypatch)
     (tmp_path / cifar10.FOLDER / "test_batch").unlink()
     with pytest.raises(UserError, match="test_batch: no such file"):
         data.load("cifar10", tmp_path)
+    with pytest.raises(UserError, match=r"CIFAR-100 not found: no folder .*cifar-100-python"):
+        data.load("cifar100", tmp_path)
+    _write_batches(tmp_path, monkeypatch, cifar100, b"fine_labels", 100)
+    (tmp_path / cifar100.FOLDER / "test").unlink()
+    with pytest.raises(UserError, match="cifar-100-python/test: no such file"):
+        data.load("cifar100", tmp_path)
 
 
 class _Call:
@@ -188,11 +214,11 @@ class _Call:
     ("content", "message"),
     [
         (_Call(), r"print is not allowed in a data file"),
-        ({"labels": []}, r"not a CIFAR-10 batch file"),
-        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, r"not a CIFAR-10 batch file"),
+        ({"labels": []}, r"not a CIFAR batch file"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, r"not a CIFAR batch file"),
     ],
 )
-def test_cifar10_unpickler_is_restricted(tmp_path, monkeypatch, capsys, content, message):
+def test_cifar_unpickler_is_restricted(tmp_path, monkeypatch, capsys, content, message):
     """Even a file with the expected sum may not call anything, nor hold anything else."""
     _write_cifar(tmp_path, monkeypatch)
     raw = pickle.dumps(content, protocol=3)
@@ -207,7 +233,7 @@ def test_cifar10_unpickler_is_restricted(tmp_path, monkeypatch, capsys, content,
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnist", r"unknown data set 'mnist'; known: digits, ucr:NAME, cifar10"),
+        ("mnist", r"unknown data set 'mnist'; known: digits, ucr:NAME, cifar10, cifar100"),
         ("ucr:", r"unknown data set 'ucr:'"),
         ("cifar10:x", r"unknown data set 'cifar10:x'"),
         ("ucr:Coffee", r"needs --data-dir"),

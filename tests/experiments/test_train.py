@@ -163,6 +163,7 @@ def test_summary_of_known_numbers():
         (["--checkpoint-every", "0s"], "checkpoint-every must be a number of epochs, steps or"),
         (["--checkpoint-every", "soon"], "or never, got 'soon'"),
         (["--keep", "0"], "keep must be at least 1, got 0"),
+        (["--stream", "some"], "invalid choice 'some' for argument '--stream'"),
         (["--resume", "nowhere"], "nothing to resume: nowhere has no job.json"),
         (["--resume", "a", "--out", "b"], "--resume a writes there, not into --out b"),
         (["--unheard-of", "1"], "--unheard-of"),
