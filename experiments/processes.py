@@ -44,6 +44,24 @@ class Cluster:
     process_id: int | None = None
 
 
+def check(cluster: Cluster) -> None:
+    """Refuse what cannot be a cluster.
+
+    Raises:
+        UserError: a part is not given, or the number of this process is none.
+    """
+    given = (cluster.coordinator, cluster.processes, cluster.process_id)
+    if any(each is not None for each in given) and None in given:
+        raise UserError(
+            "--coordinator, --processes and --process-id are given together or not at all"
+        )
+    if cluster.processes is not None and not 0 <= (cluster.process_id or 0) < cluster.processes:
+        raise UserError(
+            f"process-id must satisfy 0 <= process-id < {cluster.processes}, "
+            f"got {cluster.process_id}"
+        )
+
+
 def supervised(module: str, words: Sequence[str]) -> int | None:
     """Run a program of several processes under the eyes of this one; returns its exit status.
 
@@ -91,18 +109,9 @@ def connect(cluster: Cluster) -> None:
     """Meet the other processes.
 
     Raises:
-        UserError: the cluster is not described, or the others do not come.
+        UserError: the others do not come.
     """
     given = (cluster.coordinator, cluster.processes, cluster.process_id)
-    if any(each is not None for each in given) and None in given:
-        raise UserError(
-            "--coordinator, --processes and --process-id are given together or not at all"
-        )
-    if cluster.processes is not None and not 0 <= (cluster.process_id or 0) < cluster.processes:
-        raise UserError(
-            f"process-id must satisfy 0 <= process-id < {cluster.processes}, "
-            f"got {cluster.process_id}"
-        )
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours.
     try:
         jax.distributed.initialize(

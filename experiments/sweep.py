@@ -36,7 +36,7 @@ from experiments.comparison import (
 from experiments.data.ucr import ucr_names
 from experiments.errors import UserError
 from experiments.jobs import open_job, options_as_json, parse_job_options
-from experiments.processes import is_main, share, supervised
+from experiments.processes import check, is_main, share, supervised
 from experiments.records import Record, provenance, read_runs, write_json
 
 EVERY_SET = "ucr:*"
@@ -177,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def action() -> int | None:
         options = parse_job_options(Options, words, "python -m experiments.sweep")
+        check(train.cluster_of(options))
         if options.distributed and (status := supervised("experiments.sweep", words)) is not None:
             return status
         with train.run_on(options):

@@ -47,7 +47,7 @@ from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
-from experiments.processes import Agreement, Cluster, distributed, is_main, share, supervised
+from experiments.processes import Agreement, Cluster, check, distributed, is_main, share, supervised
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
 from experiments.streaming import StreamedExamples
@@ -285,11 +285,21 @@ def run_on(options: Options) -> Iterator[None]:
     """
     if options.cpu_devices is not None:
         split_cpu(options.cpu_devices)
+    cluster = cluster_of(options)
+    with distributed(cluster if options.distributed else None):
+        yield
+
+
+def cluster_of(options: Options) -> Cluster:
+    """The processes that the options describe.
+
+    Raises:
+        UserError: they do, but not that there are several.
+    """
     cluster = Cluster(options.coordinator, options.processes, options.process_id)
     if not options.distributed and cluster != Cluster():
         raise UserError("--coordinator, --processes and --process-id are for --distributed")
-    with distributed(cluster if options.distributed else None):
-        yield
+    return cluster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def action() -> int | None:
         options = parse_job_options(Options, words, "python -m experiments.train")
+        check(cluster_of(options))
         if options.distributed and (status := supervised("experiments.train", words)) is not None:
             return status
         with run_on(options):
