@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -22,14 +24,13 @@ def flip_and_crop(key: jax.Array, images: jax.Array) -> jax.Array:
     Returns:
         Images of the same shape.
     """
-    count, height, width, _ = images.shape
+    count = len(images)
     for_flip, for_shift = jax.random.split(key)
     flip = jax.random.bernoulli(for_flip, 0.5, (count, 1, 1, 1))
     images = jnp.where(flip, images[:, :, ::-1], images)
     edges = ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
     padded = jnp.pad(images, edges)
     corners = jax.random.randint(for_shift, (count, 2), 0, 2 * SHIFT + 1)
-    rows = corners[:, :1] + jnp.arange(height)[None]  # (batch, height)
-    columns = corners[:, 1:] + jnp.arange(width)[None]
-    which = jnp.arange(count)[:, None, None]
-    return padded[which, rows[:, :, None], columns[:, None, :]]
+    # Of each image for itself, so that no device needs the images of another.
+    crop = functools.partial(jax.lax.dynamic_slice, slice_sizes=images.shape[1:])
+    return jax.vmap(lambda image, corner: crop(image, (corner[0], corner[1], 0)))(padded, corners)

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import UserError
+from experiments.records import Record
 
 T = TypeVar("T")
 _PARENT = "BANDJAX_EXPERIMENTS_PARENT"  # The process that watches this one.
@@ -198,6 +199,31 @@ def share(make: Callable[[], T]) -> T:
     return answer["value"]
 
 
+def require_same(what: Record) -> None:
+    """Refuses to train together what is not the same.
+
+    Args:
+        what: that all processes must have alike; ``json`` can write it.
+
+    Raises:
+        UserError: it differs from the main process's, told in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    own = json.loads(json.dumps(what))
+    main = share(lambda: own)
+    differing = [name for name in {**main, **own} if main.get(name) != own.get(name)]
+    anywhere = Agreement().ask(bool(differing), wait=True)[0]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"process {jax.process_index()} has {name} {own.get(name)}, process 0 has "
+            f"{main.get(name)}: start all of them with the same options and data"
+        )
+    if anywhere:
+        raise UserError("another process has other options or data, see what it says")
+
+
 class Agreement:
     """Questions that one process answers with yes for all, asked at the same steps in each.
 
@@ -209,9 +235,11 @@ class Agreement:
         self._pending: Any = None
         self._sharding: NamedSharding | None = None
         if jax.process_count() > 1:
-            first = {device.process_index: device for device in reversed(jax.devices())}
-            mesh = Mesh(np.array([first[index] for index in sorted(first)]), ("process",))
-            self._sharding = NamedSharding(mesh, PartitionSpec("process"))
+            # Every device, so that XLA runs this and the training step one after another. On the
+            # CPU two programs that talk between the same two devices at once would mix.
+            devices = sorted(jax.devices(), key=lambda device: device.process_index)
+            mesh = Mesh(np.array(devices), ("device",))
+            self._sharding = NamedSharding(mesh, PartitionSpec("device"))
             whole = NamedSharding(mesh, PartitionSpec())
             self._any = jax.jit(lambda flags: flags.any(0), out_shardings=whole)
 
@@ -228,7 +256,7 @@ class Agreement:
         """
         if self._sharding is None:
             return flags
-        local = np.array([flags])
+        local = np.array([flags] * jax.local_device_count())
         asked = self._any(jax.make_array_from_process_local_data(self._sharding, local))
         answer = asked if wait else self._pending
         self._pending = None if wait else asked

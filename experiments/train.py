@@ -47,7 +47,16 @@ from experiments.jobs import open_job, options_as_json, parse_job_options
 from experiments.loop import Trainer
 from experiments.metrics import import_tensorboard
 from experiments.models import MODELS
-from experiments.processes import Agreement, Cluster, check, distributed, is_main, share, supervised
+from experiments.processes import (
+    Agreement,
+    Cluster,
+    check,
+    distributed,
+    is_main,
+    require_same,
+    share,
+    supervised,
+)
 from experiments.records import read_runs, run_path, write_json
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
 from experiments.streaming import StreamedExamples
@@ -198,6 +207,10 @@ def run_job(options: Options, console: Console) -> bool:
     devices = parse_mesh(options.mesh)
     dataset = data.load(settings.data, options.data_dir).limited(settings.limit)
     examples = place(dataset, stream=options.stream, devices=devices)
+    common = {**options_as_json(options), **settings.as_dict(), "mesh": devices.describe()["mesh"]}
+    common |= {"band": list(texts), "data_sha256": examples.sha256}
+    del common["data_dir"]  # It may lie elsewhere on another host.
+    require_same(common)
     # Every band is checked here, before the first one trains.
     trainers = {label: _trainer(settings, examples, band, devices) for label, band in bands.items()}
 
