@@ -4,8 +4,9 @@
 
 Fifty steps of a small band-limited network on handwritten digits, with the CPU as one device, as
 eight, and by two and four processes on this host. Then one run moves: it is stopped by SIGTERM on
-eight devices, goes on by two processes, by four, and ends on one device. At last a process of two
-is killed: the other must end with one line, and both started again must go on.
+eight devices, goes on by two processes, by four, by two with two devices each, and ends on one
+device. At last a process of two is killed: the other must end with one line, and both started again
+must go on.
 """
 
 from __future__ import annotations
@@ -41,8 +42,18 @@ TOPOLOGIES: dict[str, tuple[int, tuple[str, ...]]] = {
     "8 devices, data=4, model=2": (1, ("--cpu-devices", "8", "--mesh", "data=4,model=2")),
     "2 processes": (2, ()),
     "4 processes": (4, ()),
+    "2 processes of 2 devices, data=2, model=2": (
+        2,
+        ("--cpu-devices", "2", "--mesh", "data=2,model=2"),
+    ),
 }
-MOVES = ("8 devices, data=4, model=2", "2 processes", "4 processes", "one device")
+MOVES = (
+    "8 devices, data=4, model=2",
+    "2 processes",
+    "4 processes",
+    "2 processes of 2 devices, data=2, model=2",
+    "one device",
+)
 
 
 @dataclass(frozen=True)
