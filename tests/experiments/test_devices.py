@@ -12,11 +12,12 @@ import pytest
 from calls import compiler_options
 from jax.sharding import PartitionSpec as P
 
-from experiments import devicetest
+from experiments import devicetest, processes
 from experiments.bands import parse_band
 from experiments.config import settings_for
 from experiments.data import load_digits
 from experiments.devices import ONE, parse_mesh
+from experiments.errors import UserError
 from experiments.examples import place
 from experiments.loop import Trainer
 from experiments.train import main
@@ -71,7 +72,7 @@ def test_no_activation_is_gathered_over_data():
     devices = parse_mesh("data=8")
     examples = place(load_digits().limited(128), devices=devices)
     trainer = Trainer(
-        settings_for("cnn", "digits", batch_size=64),
+        settings_for("cnn", "digits", batch_size=64, augment="flip-crop"),
         examples,
         parse_band("compression=0.5")[1],
         devices,
@@ -130,9 +131,11 @@ def test_wrong_clusters_are_one_line(tmp_path, capfd, words, line):
 
 def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path):
     steps = 6
-    compared = devicetest.compare(steps, tmp_path, ["2 processes"])
-    assert compared["differences"]["2 processes"] < 1e-4
-    folder = tmp_path / "2 processes"
+    # Of two devices each: their collectives must not mix with the votes on checkpoints and stops.
+    pair = "2 processes of 2 devices, data=2, model=2"
+    compared = devicetest.compare(steps, tmp_path, [pair])
+    assert compared["differences"][pair] < 1e-4
+    folder = tmp_path / pair
     names = {"compression-0.5_seed-0", "compression-0.5_seed-0.json", "summary.json"}
     assert {path.name for path in folder.iterdir()} == {*names, "curves.png", "job.json"}
     record = json.loads((folder / "compression-0.5_seed-0.json").read_text())
@@ -145,3 +148,46 @@ def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path):
     status, line = devicetest.finish(processes)[1]
     assert status == 1
     assert line.startswith("error: another process is lost, and so this one ends")
+
+
+def test_the_first_process_decides(monkeypatch):
+    """The others get its answer, or its error, and must have the options that it has."""
+    sent, received, differs = [], [], [False]
+
+    def broadcast(array):
+        sent.append(np.array(array))
+        return received.pop(0) if received else sent[-1]
+
+    def receive(answer):
+        text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+        received.extend([np.int32(len(text)), text])
+
+    def fails():
+        raise UserError("no folder")
+
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(processes.Agreement, "__init__", lambda self: None)
+    monkeypatch.setattr(processes.Agreement, "ask", lambda self, own, wait: (own or differs[0],))
+    assert processes.share(lambda: 3) == 3
+    assert sent == []  # One process asks nobody.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^no folder$"):
+        processes.share(fails)
+    assert json.loads(bytes(sent[1])) == {"error": "no folder"}
+    assert processes.share(lambda: [1, "two"]) == [1, "two"]
+
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    receive({"value": {"epochs": 3, "limit": None}})
+    assert processes.share(fails) == {"epochs": 3, "limit": None}
+    receive({"error": "no folder"})
+    with pytest.raises(UserError, match=r"^no folder$"):
+        processes.share(lambda: 0)
+    receive({"value": {"epochs": 3}})
+    processes.require_same({"epochs": 3})
+    receive({"value": {"epochs": 3}})
+    with pytest.raises(UserError, match="process 1 has epochs 4, process 0 has 3"):
+        processes.require_same({"epochs": 4})
+    differs[0] = True
+    receive({"value": {"epochs": 4}})
+    with pytest.raises(UserError, match="another process has other options"):
+        processes.require_same({"epochs": 4})
