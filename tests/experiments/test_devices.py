@@ -129,9 +129,12 @@ def test_wrong_clusters_are_one_line(tmp_path, capfd, words, line):
     assert not any(tmp_path.iterdir())
 
 
-def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path):
+def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path, monkeypatch):
     steps = 6
-    # Of two devices each: their collectives must not mix with the votes on checkpoints and stops.
+    # Of two devices each, and with several steps an epoch: their collectives must not mix with the
+    # votes on checkpoints and stops, which are under way meanwhile.
+    more = [word if word != "64" else "256" for word in devicetest.RUN[:4]]
+    monkeypatch.setattr(devicetest, "RUN", (*more, *devicetest.RUN[4:]))
     pair = "2 processes of 2 devices, data=2, model=2"
     compared = devicetest.compare(steps, tmp_path, [pair])
     assert compared["differences"][pair] < 1e-4
