@@ -13,7 +13,7 @@ ResidualDtype = Literal["float32", "bfloat16", "int8"]
 Remat = Literal["none", "spectra"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
-Augment = Literal["none", "flip-crop"]
+Augment = Literal["none", "flip-crop", "random-resized-crop"]
 Precision = Literal["float32", "bf16", "fp16"]
 ParamDomain = Literal["spatial", "spectral"]
 
@@ -25,6 +25,8 @@ class Settings:
     Attributes:
         model: a name in ``experiments.models.MODELS``.
         data: a name that ``experiments.data.load`` knows.
+        image_size: height and width to which images of tensorflow-datasets are cut; None for 224
+            where they have no common size.
         limit: train on the first so many examples; None for all.
         method: how bandjax computes the convolutions.
         residual_dtype: type in which the spectra are kept for the backward pass.
@@ -46,7 +48,8 @@ class Settings:
         label_smoothing: share of each label that is spread evenly over all classes, in training
             alone.
         augment: ``flip-crop`` mirrors each training image left to right with probability one half
-            and shifts it by up to 4 pixels along each axis; ``none`` does not.
+            and shifts it by up to 4 pixels along each axis; ``random-resized-crop`` takes a random
+            part of it, mirrored or not, see ``experiments.data.tfds``; ``none`` does neither.
         schedule: ``constant``; ``cosine`` decay to zero over all steps; ``onecycle``, a rise from
             a 25th over 30 % of the steps and a fall to a 10,000th of that; ``plateau``, which
             multiplies the rate by ``plateau_factor`` when the training loss of
@@ -57,6 +60,7 @@ class Settings:
 
     model: str
     data: str
+    image_size: int | None = None
     limit: int | None = None
     method: Method = "auto"
     residual_dtype: ResidualDtype = "float32"
@@ -80,6 +84,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "plateau_patience"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        size = self.image_size
+        _require(size is None or size >= 1, "image_size must be at least 1", size)
         _require(self.limit is None or self.limit >= 1, "limit must be at least 1", self.limit)
         rate = self.learning_rate
         _require(0 < rate < math.inf, "learning_rate must be positive and finite", rate)
@@ -127,11 +133,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def settings_for(model: str, data: str, **chosen: Any) -> Settings:
     """The model's default settings, with those that the user chose (not None) in their place.
 
-    A mirrored digit is not a digit: there the default is not to augment.
+    A mirrored digit is not a digit: there the default is not to augment. For ImageNet it is the
+    random crop that is usual for it.
     """
     defaults = dict(DEFAULTS.get(model, {}))
-    if data == "digits":
+    if data in ("digits", "tfds:mnist"):
         defaults.pop("augment", None)
+    elif data.startswith("tfds:imagenet") and "augment" in defaults:
+        defaults["augment"] = "random-resized-crop"
     given = {name: value for name, value in chosen.items() if value is not None}
     return Settings(model=model, data=data, **{**defaults, **given})
 

@@ -100,7 +100,10 @@ def place(
         digest = hashlib.sha256(dataset.identity.encode()).hexdigest()
         return _streamed(dataset, evaluation_batch, digest, augment, devices)
     if augment:
-        raise UserError(f"data set {dataset.name} does not augment by itself: --augment none")
+        raise UserError(
+            f"data set {dataset.name} is kept in memory: random-resized-crop is for images that "
+            "are read from the disk (tfds:NAME, with --image-size if they have one size)"
+        )
     check(dataset)
     parts = dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
     sums = hashlib.sha256()

@@ -129,7 +129,7 @@ def chosen_sets(options: Options) -> list[str]:
     names = list(dict.fromkeys(names))
     if not names:
         raise UserError("there is no data set to train on")
-    sizes = {name: data.load(name, options.data_dir).numbers for name in names}
+    sizes = {name: data.load(name, options.data_dir, options.image_size).numbers for name in names}
     if options.smallest is not None:
         names = sorted(names, key=lambda name: sizes[name])[: options.smallest]
     return names

@@ -89,11 +89,15 @@ class Options:
     pooling after the stem), resnet50, densenet121 or densenet121-12 (growth 12), all for images; or
     fcn (time series). resnet50 and densenet121 have the stem for ImageNet."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10 or
-    cifar100."""
+    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10, cifar100, or
+    tfds:NAME (images from tensorflow-datasets, such as tfds:imagenet2012), which
+    'tfds build NAME --file_format=array_record --data_dir=DIR' prepares."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
     """Folder that holds UCRArchive_2018/, UCR_TS_Archive_2015/, Univariate_ts/ (or a set's folder
-    itself), cifar-10-batches-py/ or cifar-100-python/, as the official archives unpack."""
+    itself), cifar-10-batches-py/ or cifar-100-python/, as the official archives unpack; or the
+    folder of tensorflow-datasets."""
+    image_size: Annotated[int | None, _optional("INT", "224 where they have no common size")] = None
+    """Height and width to which the images of tfds:NAME are cut."""
     band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
         "none",
         "compression=0.5",
@@ -134,8 +138,10 @@ class Options:
     """This times each parameter is added to its gradient (L2)."""
     label_smoothing: float = 0.0
     """Share of each label that is spread evenly over all classes, in training alone."""
-    augment: Annotated[Augment | None, _optional("{none,flip-crop}")] = None
-    """flip-crop: mirror training images by chance and shift them by up to 4 pixels."""
+    augment: Annotated[Augment | None, _optional("{none,flip-crop,random-resized-crop}")] = None
+    """flip-crop: mirror training images by chance and shift them by up to 4 pixels.
+    random-resized-crop, for images of tfds:NAME that are read from the disk: mirror them by chance
+    and take a random part of them, the default for tfds:imagenet2012."""
     schedule: Annotated[Schedule | None, _optional("{constant,cosine,onecycle,plateau}")] = None
     """constant; cosine decay to zero; onecycle, a rise over 30 % of the steps, then a fall; or
     plateau, which lowers the learning rate when the training loss has stopped falling."""
@@ -205,8 +211,13 @@ def run_job(options: Options, console: Console) -> bool:
     if options.tensorboard:
         import_tensorboard()
     devices = parse_mesh(options.mesh)
-    dataset = data.load(settings.data, options.data_dir).limited(settings.limit)
-    examples = place(dataset, stream=options.stream, devices=devices)
+    dataset = data.load(settings.data, options.data_dir, settings.image_size)
+    examples = place(
+        dataset.limited(settings.limit),
+        stream=options.stream,
+        augment=settings.augment == "random-resized-crop",
+        devices=devices,
+    )
     common = {**options_as_json(options), **settings.as_dict(), "mesh": devices.describe()["mesh"]}
     common |= {"band": list(texts), "data_sha256": examples.sha256}
     del common["data_dir"]  # It may lie elsewhere on another host.

@@ -11,31 +11,42 @@ from experiments.data._dataset import StoredDataset as StoredDataset
 from experiments.data.cifar10 import load_cifar10
 from experiments.data.cifar100 import load_cifar100
 from experiments.data.digits import load_digits
+from experiments.data.tfds import PREFIX, load_tfds
 from experiments.data.ucr import load_ucr
 from experiments.errors import UserError
 
-NAMES = "digits, ucr:NAME, cifar10, cifar100"
+NAMES = "digits, ucr:NAME, cifar10, cifar100, tfds:NAME"
 _CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(
+    name: str, data_dir: Path | None = None, image_size: int | None = None
+) -> Dataset | StoredDataset:
     """Load a data set.
 
     Args:
         name: ``digits`` (8x8 images, part of scikit-learn), ``ucr:NAME`` (a set of the UCR time
-            series archive), ``cifar10`` or ``cifar100``.
-        data_dir: the folder with the unpacked official archives; digits needs none.
+            series archive), ``cifar10``, ``cifar100``, or ``tfds:NAME`` (images of
+            tensorflow-datasets).
+        data_dir: the folder with the unpacked official archives, or that with the sets that
+            ``tfds build`` has prepared; digits needs none.
+        image_size: height and width to which images of tensorflow-datasets are cut.
 
     Raises:
-        UserError: no such set, or its files are missing, truncated or damaged.
+        UserError: no such set, its files are missing, truncated or damaged, or ``image_size`` is
+            not for it.
     """
+    kind, _, member = name.partition(":")
+    if image_size is not None and not name.startswith(PREFIX):
+        raise UserError(f"image_size is for data sets {PREFIX}NAME alone, not for {name}")
     if name == "digits":
         return load_digits()
-    kind, _, member = name.partition(":")
-    if not (name in _CIFAR or (kind == "ucr" and member)):
+    if not (name in _CIFAR or (kind in ("ucr", "tfds") and member)):
         raise UserError(f"unknown data set {name!r}; known: {NAMES}")
     if data_dir is None:
         raise UserError(f"data set {name!r} needs --data-dir, the folder with its files")
     if not data_dir.is_dir():
         raise UserError(f"data directory {str(data_dir)!r} does not exist")
+    if name.startswith(PREFIX):
+        return load_tfds(member, data_dir, image_size)
     return _CIFAR[name](data_dir) if name in _CIFAR else load_ucr(member, data_dir)

@@ -80,19 +80,6 @@ SIZES = {
     "WormsTwoClass": (181, 77, 900),
 }
 
-# Their training and test files of 2015 were exchanged for those of 2018.
-EXCHANGED = {
-    "DistalPhalanxOutlineAgeGroup",
-    "DistalPhalanxOutlineCorrect",
-    "Earthquakes",
-    "MiddlePhalanxOutlineAgeGroup",
-    "MiddlePhalanxOutlineCorrect",
-    "MiddlePhalanxTW",
-    "ProximalPhalanxTW",
-    "Worms",
-    "WormsTwoClass",
-}
-
 
 def spellings(name: str) -> tuple[str, ...]:
     """The set's names, the given one first: ``50words`` is ``FiftyWords``."""
@@ -106,8 +93,11 @@ def official_name(name: str) -> str:
     return NAMES_OF_2015.get(name, name)
 
 
-def published_size(name: str, part: str, *, of_2015: bool) -> tuple[int, int] | None:
-    """How many series a file has, and of what length; None where this module does not know.
+def published_sizes(name: str, part: str, *, of_2015: bool) -> set[tuple[int, int]]:
+    """How many series a file may have, and of what length; empty where this is not known here.
+
+    Several sets of 2015 had their training and test files exchanged for the archive of 2018: of a
+    file of 2015 either size is allowed.
 
     Args:
         name: of the set, of 2015 or of 2018.
@@ -116,8 +106,7 @@ def published_size(name: str, part: str, *, of_2015: bool) -> tuple[int, int] | 
     """
     official = official_name(name)
     if official not in SIZES:
-        return None
+        return set()
     train, test, length = SIZES[official]
-    if of_2015 and official in EXCHANGED:
-        train, test = test, train
-    return (train if part == "TRAIN" else test), length
+    counts = {"TRAIN": train, "TEST": test}
+    return {(count, length) for key, count in counts.items() if of_2015 or key == part}

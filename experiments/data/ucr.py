@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data._dataset import Dataset
-from experiments.data._ucr_archive import official_name, published_size, spellings
+from experiments.data._ucr_archive import official_name, published_sizes, spellings
 from experiments.data._ucr_files import Series, read_series
 from experiments.errors import UserError
 
@@ -118,11 +118,12 @@ def _read(stem: Path, part: str, suffix: str) -> Series:
     """One file, of the published size if that is known."""
     path = Path(f"{stem}_{part}{suffix}")
     series = read_series(path)
-    published = published_size(stem.name, part, of_2015=suffix == "")
-    if published not in (None, series.values.shape):
+    published = published_sizes(stem.name, part, of_2015=suffix == "")
+    if published and series.values.shape not in published:
+        told = " or ".join(_told(size) for size in sorted(published))
         raise UserError(
-            f"{path}: {_told(series.values.shape)}, in the archive {_told(published)}: the file is "
-            "cut short or not the official one"
+            f"{path}: {_told(series.values.shape)}, in the archive {told}: the file is cut short "
+            "or not the official one"
         )
     return series
 

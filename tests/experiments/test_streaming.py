@@ -184,7 +184,7 @@ def test_what_is_streamed(digits, noisy, monkeypatch):
 def test_what_cannot_be_placed(digits, noisy, monkeypatch):
     with pytest.raises(UserError, match="noisy is read from the disk while it is used: it must be"):
         place(noisy, stream="never")
-    with pytest.raises(UserError, match="digits does not augment by itself: --augment none"):
+    with pytest.raises(UserError, match="digits is kept in memory: random-resized-crop"):
         place(digits, augment=True)
     with pytest.raises(UserError, match="noisy: there are no training examples"):
         place(noisy.limited(0))
