@@ -5,7 +5,8 @@
 A network is trained at each --band as ``experiments.train`` does it. Then the training examples
 pass through it, and every convolution layer gets the smallest box that holds the share of its
 input's energy. The plans are saved in the output folder (none.json, energy-0.9.json;
-none-grid-1024.json on the circle of --grid), with record.json and a picture, energy.png.
+none-grid-1024.json on the circle of --grid), with record.json and pictures: energy.png and, with
+--after 0 1 10 100, which calibrates after so many epochs too, training.png.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
 from experiments.examples import place
-from experiments.loop import Trainer
+from experiments.loop import State, Trainer
 from experiments.models import MODELS
 from experiments.records import provenance, write_json
 from experiments.runs import train_only
@@ -67,6 +68,8 @@ class Options:
     compression=RATE or modes=U[,U..]."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Train and calibrate on the first so many examples alone."""
+    after: tuple[int, ...] = ()
+    """Calibrate after each of so many epochs too (0: before the first)."""
     batch_size: int = 50
     """Examples in a calibration batch."""
     seed: int = 0
@@ -87,6 +90,8 @@ def run(options: Options, console: Console) -> None:
         raise UserError(f"--energy: {error}") from error
     if options.batch_size < 1 or options.seed < 0 or not options.band:
         raise UserError("needs a --band, a --batch-size of at least 1, and no negative --seed")
+    if min(options.after, default=0) < 0:
+        raise UserError(f"--after: epochs are counted from 0, got {min(options.after)}")
     bands = dict(parse_fixed_band(text) for text in options.band)
     settings = settings_for(options.model, options.data, epochs=options.epochs, limit=options.limit)
     if settings.model not in MODELS:
@@ -106,12 +111,22 @@ def run(options: Options, console: Console) -> None:
     networks: dict[str, dict[str, float]] = {}
     columns: dict[str, bandjax.Plan] = {}
     curves: dict[str, list[bandjax.Plan]] = {}
+    paths: dict[str, dict[int, bandjax.Plan]] = {}
     for label, trained_at in bands.items():
         name = "dense" if trained_at is None else f"trained at {label}"
         trainer = Trainer(settings, examples, trained_at)
-        model, accuracy = train(trainer, options.seed, name, console)
+        model = trainer.network.model()
+        path = paths[name] = {}
+
+        def calibrate_at(epoch: int, state: State, model=model, path=path) -> None:
+            nnx.update(model, state.params, state.stats)
+            if epoch in options.after:
+                path[epoch] = bandjax.calibrate(model, batches, band, grid=grids[-1])
+
         plans: dict[int | None, bandjax.Plan] = {}
         try:
+            _, row = train_only(trainer, options.seed, name, console, calibrate_at)
+            accuracy = row.test_accuracy
             for grid in grids:
                 plans[grid] = bandjax.calibrate(model, batches, band, grid=grid)
             curves[name] = [
@@ -145,20 +160,25 @@ def run(options: Options, console: Console) -> None:
             "deeper_layers_keep_fewer": {
                 label: deeper_keep_fewer(found) for label, found in columns.items()
             },
+            "kept_after_epochs": {
+                label: {
+                    epoch: [[layer.kept, layer.total] for layer in plan.layers.values()]
+                    for epoch, plan in path.items()
+                }
+                for label, path in paths.items()
+            },
             "paper_kept_of_513": paper,
         }
         write_json(options.out / "record.json", record)
         draw(title, curves, options.energy, paper, options.out / "energy.png")
+        if path:
+            draw_training(title, paths, paper, options.out / "training.png")
     console.print(comparison(columns, paper))
-    console.print(f"plans, record.json and energy.png: {options.out}", soft_wrap=True)
-
-
-def train(trainer: Trainer, seed: int, title: str, console: Console) -> tuple[nnx.Module, float]:
-    """A trained network in inference mode, and its test accuracy after the last epoch."""
-    state, row = train_only(trainer, seed, title, console)
-    model = trainer.network.model()
-    nnx.update(model, state.params, state.stats)
-    return model, row.test_accuracy
+    for name, path in paths.items():
+        if path:
+            console.print(through_training(name, path))
+    pictures = "energy.png, training.png" if any(paths.values()) else "energy.png"
+    console.print(f"plans, record.json, {pictures}: {options.out}", soft_wrap=True)
 
 
 def deeper_keep_fewer(plan: bandjax.Plan) -> bool:
@@ -194,6 +214,58 @@ def comparison(plans: dict[str, bandjax.Plan], paper: Sequence[int] | None) -> T
             cells.append(f"{paper[index]} of 513")
         table.add_row(path, *cells)
     return table
+
+
+def through_training(name: str, plans: dict[int, bandjax.Plan]) -> Table:
+    """Kept coefficients by epoch."""
+    table = Table(title=f"coefficients kept after so many epochs, {name}")
+    table.add_column("epochs", justify="right")
+    for path, layer in next(iter(plans.values())).layers.items():
+        table.add_column(f"{path}\nof {layer.total}", justify="right")
+    table.add_column("deeper layers\nkeep fewer")
+    for epoch, plan in plans.items():
+        kept = [str(layer.kept) for layer in plan.layers.values()]
+        table.add_row(str(epoch), *kept, "yes" if deeper_keep_fewer(plan) else "no")
+    return table
+
+
+def draw_training(
+    title: str,
+    paths: dict[str, dict[int, bandjax.Plan]],
+    paper: Sequence[int] | None,
+    path: Path,
+) -> None:
+    """The share of coefficients that each layer keeps, by epoch, network by network."""
+    figure, grid_of_axes = plt.subplots(
+        1, len(paths), figsize=(1 + 4.6 * len(paths), 4), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, (name, plans) in zip(grid_of_axes[0], paths.items(), strict=True):
+        layers = next(iter(plans.values())).layers
+        for index, layer in enumerate(layers):
+            kept = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans.values()]
+            axes.plot(list(plans), kept, ".-", color=f"C{index}", label=layer)
+            if paper is not None:
+                label = f"conv{index + 1} in the paper: {paper[index]} of 513"
+                line = {"linestyle": ":", "color": f"C{index}"}
+                axes.axhline(100 * paper[index] / 513, label=label, **line)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(xlabel="epochs of training", title=name, yscale="log")
+        axes.set_xticks(list(plans), minor=False)
+        axes.set_xticklabels([str(epoch) for epoch in plans], fontsize="small")
+        axes.set_xticks([], minor=True)
+        for kind in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            kind("{x:g}")
+        axes.grid(alpha=0.3, which="both")
+    points = "x".join(map(str, next(iter(layers.values())).grid))
+    share = 100 * next(iter(plans.values())).share
+    grid_of_axes[0][0].set_ylabel(
+        f"coefficients for {share:g} % of the energy,\n% of the half spectrum (grid {points})"
+    )
+    grid_of_axes[0][-1].legend(fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def draw(

@@ -6,7 +6,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,16 +122,28 @@ def watch_only(trainer: Trainer, show: Report, seed: int, epoch: int) -> Watch:
     return watch
 
 
-def train_only(trainer: Trainer, seed: int, title: str, console: Console) -> tuple[State, Epoch]:
-    """Train to the last epoch, with nothing written; returns the state and the last epoch's row."""
+def train_only(
+    trainer: Trainer,
+    seed: int,
+    title: str,
+    console: Console,
+    after: Callable[[int, State], None] = lambda epoch, state: None,
+) -> tuple[State, Epoch]:
+    """Train to the last epoch, with nothing written; returns the state and the last epoch's row.
+
+    ``after`` is called before the first epoch, with 0, and after each; the state is valid until it
+    returns.
+    """
     settings = trainer.settings
     state = trainer.start(seed)
     examples = trainer.steps * settings.batch_size * settings.accumulate
+    after(0, state)
     with progress(console, title, Length(settings.epochs, trainer.steps, examples)) as show:
         for epoch in range(1, settings.epochs + 1):
             watch = watch_only(trainer, show, seed, epoch)
             state, row = trainer.run_epoch(state, seed, epoch, watch=watch)
             show.epoch(epoch, row)
+            after(epoch, state)
     return state, row
 
 

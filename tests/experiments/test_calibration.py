@@ -8,6 +8,8 @@ import pytest
 
 import bandjax
 from experiments import calibration
+from experiments.data import load_digits
+from experiments.models import build
 
 
 def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
@@ -15,6 +17,7 @@ def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     words = (
         "--model cnn --data digits --limit 128 --epochs 1 --band modes=2,2 --energy 0.8 --grid 12"
+        " --after 0 1"
     )
     assert calibration.main([*words.split(), "--out", str(out)]) == 0
     record = json.loads((out / "record.json").read_text())
@@ -25,6 +28,14 @@ def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
     kept = {path: [layer.kept, layer.total] for path, layer in plan.layers.items()}
     assert record["kept_of_total"]["trained at modes=2,2, default grid"] == kept
     assert 0 <= record["networks"]["trained at modes=2,2"]["test_accuracy"] <= 1
+    by_epoch = record["kept_after_epochs"]["trained at modes=2,2"]
+    assert list(by_epoch) == ["0", "1"]
+    assert by_epoch["1"] == [[layer.kept, layer.total] for layer in wide.layers.values()]
+    digits = load_digits().x_train[:128]
+    untrained = build("cnn", (8, 8, 1), 10, band=bandjax.Modes(2, 2))
+    before = bandjax.calibrate(untrained, [digits], bandjax.Energy(0.8), grid=12)
+    assert by_epoch["0"] == [[layer.kept, layer.total] for layer in before.layers.values()]
+    assert (out / "training.png").stat().st_size > 10_000
     assert record["paper_kept_of_513"] is None
     assert (out / "energy.png").stat().st_size > 10_000
     assert "convs.0" in capsys.readouterr().out
@@ -35,6 +46,7 @@ def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
     [
         ("--energy 2", "--energy: share must satisfy 0 < share <= 1, got 2"),
         ("--batch-size 0", "--batch-size of at least 1"),
+        ("--after 1 -1", "--after: epochs are counted from 0, got -1"),
         ("--model none", "unknown model 'none'"),
         ("--model cnn --data digits --out {file}", "output folder"),
     ],
