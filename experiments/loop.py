@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
@@ -22,6 +23,7 @@ from experiments.errors import UserError
 from experiments.examples import Examples
 from experiments.models import build
 from experiments.optimizer import LossScale, learning_rate, make_optimizer
+from experiments.processes import share
 from experiments.streaming import StreamedExamples
 
 Record = dict[str, Any]
@@ -380,13 +382,17 @@ class Trainer:
         self._networks = {key: net for key, net in self._networks.items() if key in keys}
 
     def calibrate(self, state: State, energy: bandjax.Energy) -> bandjax.Plan:
-        """A plan for the network as it is, from its first training examples."""
+        """A plan for the network as it is, from its first training examples.
+
+        Of several processes the first one's: rounding elsewhere may give a larger box.
+        """
         model = self.network.model()
         nnx.update(model, *self.devices.gather((state.params, state.stats)))
         size = self.settings.batch_size
         x, _ = self.devices.gather(self.examples.head(CALIBRATION_BATCHES * size))
         batches = [x[i : i + size] for i in range(0, len(x) - size + 1, size)]
-        return bandjax.calibrate(model, batches, energy)
+        plan = share(lambda: json.dumps(bandjax.calibrate(model, batches, energy).as_dict()))
+        return bandjax.Plan.from_dict(json.loads(plan))
 
     @property
     def compilations(self) -> int:

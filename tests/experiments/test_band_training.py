@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -142,3 +143,17 @@ def test_spectral_parameters(examples):
     assert np.isfinite(row.train_loss)
     moved = jax.tree.map(lambda p, q: np.abs(p - q).max(), before, state.params)
     assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_of_several_processes_the_first_one_calibrates(monkeypatch):
+    trainer = Trainer(settings_for("cnn", "digits", batch_size=64), place(load_digits()), None)
+    state, energy = trainer.start(0), bandjax.Energy(0.9)
+    own = trainer.calibrate(state, energy)
+    other = bandjax.Plan(
+        {path: replace(layer, modes=(1, 1)) for path, layer in own.layers.items()},
+        own.input_shape,
+        energy,
+    )
+    assert own != other
+    monkeypatch.setattr("experiments.loop.share", lambda make: json.dumps(other.as_dict()))
+    assert trainer.calibrate(state, energy) == other
