@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -507,15 +507,19 @@ class Trainer:
 
     def _epoch_data(self, seed: int, epoch: int, done: int) -> Iterator[tuple[Any, ...]]:
         """What :meth:`Network.step` takes, for each step after the first ``done``."""
+        size = self.settings.batch_size * self.settings.accumulate
+        return self.examples.steps(*self._draw(seed, epoch), size, range(done, self.steps))
+
+    @cached_property
+    def _draw(self) -> Callable[[int, int], tuple[jax.Array, jax.Array]]:
+        """The order of an epoch's examples, and a key for their augmentation."""
 
         def draw(seed: Any, epoch: Any) -> tuple[jax.Array, jax.Array]:
             key = jax.random.fold_in(jax.random.key(seed), epoch)
             order = jax.random.permutation(key, self.examples.count)
             return order, jax.random.fold_in(key, 1)
 
-        size = self.settings.batch_size * self.settings.accumulate
-        drawn = self.devices.jit(draw)(seed, epoch)
-        return self.examples.steps(*drawn, size, range(done, self.steps))
+        return self.devices.jit(draw)
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"loop {loop:.2f} ms, bare {bare:.2f} ms: ratio {result['ratio']:.3f} (bound {BOUND})"
         )
         if options.out is not None:
-            write_json(options.out, {"command": list(words), **provenance(), **result})
+            settings = {k: v for k, v in asdict(options).items() if k != "out"}
+            write_json(options.out, {"settings": settings, **provenance(), **result})
 
     return run_command(action, "nothing is kept")
 
