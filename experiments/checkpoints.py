@@ -26,7 +26,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
-from experiments.loop import Epoch, State, Sums
+from experiments.loop import Epoch
+from experiments.network import State, Sums
 from experiments.processes import is_main, share
 from experiments.records import Record, differing_setting
 

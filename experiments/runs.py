@@ -18,8 +18,9 @@ from rich.console import Console
 from bandjax.schedule import Schedule
 from experiments.checkpoints import Checkpoints, Position
 from experiments.errors import UserError
-from experiments.loop import Epoch, State, Sums, Trainer, Watch
+from experiments.loop import Epoch, Trainer, Watch
 from experiments.metrics import Metrics, NoMetrics
+from experiments.network import State, Sums
 from experiments.processes import Agreement, is_main
 from experiments.progress import Length, Report, progress
 from experiments.records import Record, provenance

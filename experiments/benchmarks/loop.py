@@ -31,8 +31,9 @@ from experiments.config import settings_for
 from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.examples import place
-from experiments.loop import State, Trainer
+from experiments.loop import Trainer
 from experiments.models import MODELS
+from experiments.network import State
 from experiments.optimizer import make_optimizer
 from experiments.progress import Length, progress
 from experiments.records import Record, provenance, write_json

@@ -31,8 +31,9 @@ from experiments.command import parse_options, run_command
 from experiments.config import settings_for
 from experiments.errors import UserError
 from experiments.examples import place
-from experiments.loop import State, Trainer
+from experiments.loop import Trainer
 from experiments.models import MODELS
+from experiments.network import State
 from experiments.records import Record, provenance, write_json
 from experiments.runs import train_only
 

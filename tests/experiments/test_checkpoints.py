@@ -14,7 +14,8 @@ import pytest
 
 from experiments.checkpoints import Checkpoints, Position, read_arrays
 from experiments.errors import UserError
-from experiments.loop import Epoch, State, Sums
+from experiments.loop import Epoch
+from experiments.network import State, Sums
 from experiments.optimizer import LossScale
 
 CONFIG = {"model": "cnn", "learning_rate": 0.1, "band": "none", "seed": 3, "data_sha256": "ab"}
