@@ -230,6 +230,16 @@ def through_training(name: str, plans: dict[int, bandjax.Plan]) -> Table:
     return table
 
 
+def _panels(title: str, count: int) -> tuple[Any, Any]:
+    """A figure with a panel for each network, side by side."""
+    size = (1 + 4.6 * count, 4)
+    figure, axes = plt.subplots(
+        1, count, figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
+    figure.suptitle(title)
+    return figure, axes[0]
+
+
 def draw_training(
     title: str,
     paths: dict[str, dict[int, bandjax.Plan]],
@@ -237,11 +247,8 @@ def draw_training(
     path: Path,
 ) -> None:
     """The share of coefficients that each layer keeps, by epoch, network by network."""
-    figure, grid_of_axes = plt.subplots(
-        1, len(paths), figsize=(1 + 4.6 * len(paths), 4), layout="constrained", sharey=True,
-        squeeze=False,
-    )  # fmt: skip
-    for axes, (name, plans) in zip(grid_of_axes[0], paths.items(), strict=True):
+    figure, panels = _panels(title, len(paths))
+    for axes, (name, plans) in zip(panels, paths.items(), strict=True):
         layers = next(iter(plans.values())).layers
         for index, layer in enumerate(layers):
             kept = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans.values()]
@@ -251,20 +258,18 @@ def draw_training(
                 line = {"linestyle": ":", "color": f"C{index}"}
                 axes.axhline(100 * paper[index] / 513, label=label, **line)
         axes.set_xscale("symlog", linthresh=1)
-        axes.set(xlabel="epochs of training", title=name, yscale="log")
-        axes.set_xticks(list(plans), minor=False)
-        axes.set_xticklabels([str(epoch) for epoch in plans], fontsize="small")
+        axes.set_xticks(list(plans), [str(epoch) for epoch in plans], fontsize="small")
         axes.set_xticks([], minor=True)
+        axes.set(xlabel="epochs of training", title=name, yscale="log", xlim=(-0.2, None))
         for kind in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             kind("{x:g}")
         axes.grid(alpha=0.3, which="both")
     points = "x".join(map(str, next(iter(layers.values())).grid))
     share = 100 * next(iter(plans.values())).share
-    grid_of_axes[0][0].set_ylabel(
+    panels[0].set_ylabel(
         f"coefficients for {share:g} % of the energy,\n% of the half spectrum (grid {points})"
     )
-    grid_of_axes[0][-1].legend(fontsize="small")
-    figure.suptitle(title)
+    panels[-1].legend(fontsize="small")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -277,11 +282,8 @@ def draw(
     path: Path,
 ) -> None:
     """The share of coefficients that holds a share of the energy, network by network."""
-    figure, grid_of_axes = plt.subplots(
-        1, len(curves), figsize=(1 + 4.6 * len(curves), 4), layout="constrained", sharey=True,
-        squeeze=False,
-    )  # fmt: skip
-    for axes, (name, plans) in zip(grid_of_axes[0], curves.items(), strict=True):
+    figure, panels = _panels(title, len(curves))
+    for axes, (name, plans) in zip(panels, curves.items(), strict=True):
         layers = plans[0].layers
         for index, layer in enumerate(layers):
             kept: list[Any] = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans]
@@ -301,9 +303,8 @@ def draw(
             title=name,
         )
         axes.grid(alpha=0.3, which="both")
-    grid_of_axes[0][0].set_ylabel("spectral energy held, %")
-    grid_of_axes[0][-1].legend(fontsize="small", loc="lower right")
-    figure.suptitle(title)
+    panels[0].set_ylabel("spectral energy held, %")
+    panels[-1].legend(fontsize="small", loc="lower right")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -137,9 +137,9 @@ def settings_for(model: str, data: str, **chosen: Any) -> Settings:
     random crop that is usual for it.
     """
     defaults = dict(DEFAULTS.get(model, {}))
-    if data in ("digits", "tfds:mnist"):
+    if data.startswith(("digits", "tfds:mnist")):
         defaults.pop("augment", None)
-    elif data.startswith("tfds:imagenet") and "augment" in defaults:
+    elif data.startswith(("tfds:imagenet2012", "tfds:imagenette")) and "augment" in defaults:
         defaults["augment"] = "random-resized-crop"
     given = {name: value for name, value in chosen.items() if value is not None}
     return Settings(model=model, data=data, **{**defaults, **given})

@@ -35,10 +35,10 @@ def load_tfds(name: str, data_dir: Path, image_size: int | None = None) -> Datas
 
     Images of one size that take no more than 2 GiB as float32 are read at once, and each channel
     is shifted and scaled by the training images' mean and standard deviation. Others stay on the
-    disk. If they have no common size, or ``image_size`` is given, they are cut square: for
-    training, if augmentation is asked for, a random part (8 to 100 % of the area, 3:4 to 4:3),
-    mirrored by chance; else the centre, 7/8 of the shorter side. Their channels are shifted and
-    scaled by the mean and the deviation of ImageNet's training images.
+    disk. For training, if augmentation is asked for, a random part of each is taken (8 to 100 % of
+    the area, 3:4 to 4:3), mirrored by chance, and scaled to the common size. Else, if they have no
+    common size or ``image_size`` is given, it is the centre, 7/8 of the shorter side. Their
+    channels are shifted and scaled by the mean and the deviation of ImageNet's training images.
 
     The test examples are the split ``test``, or ``validation`` where there is no test split or it
     has no labels (``imagenet2012``).
@@ -60,23 +60,23 @@ def load_tfds(name: str, data_dir: Path, image_size: int | None = None) -> Datas
     splits = {"train": "train", "test": _test_split(name, builder)}
     sources = {part: _open(name, builder, split, data_dir) for part, split in splits.items()}
     counts = {part: len(source) for part, source in sources.items()}
-    stored = image_size is not None or None in shape
-    if not stored:
-        stored = 4 * sum(counts.values()) * math.prod(shape) > LARGEST
-    size = (image_size or DEFAULT_SIZE) if image_size is not None or None in shape else None
+    squares = image_size is not None or None in shape
+    size = image_size or DEFAULT_SIZE
+    shape = (*((size, size) if squares else shape[:2]), shape[2] or 3)
+    stored = squares or 4 * sum(counts.values()) * math.prod(shape) > LARGEST
     parts = {
         part: _Images(
             f"data set {PREFIX}{name}: example %d of split {splits[part]!r}",
             source,
             (image_key, label_key),
-            (counts[part], *((size, size) if size else shape[:2]), shape[2] or 3),
+            (counts[part], *shape),
             classes,
-            size,
+            squares,
         )
         for part, source in sources.items()
     }
     if stored:
-        identity = json.dumps([builder.info.full_name, size, _sizes(builder)])
+        identity = json.dumps([builder.info.full_name, shape, _sizes(builder)])
         return StoredDataset(PREFIX + name, parts["train"], parts["test"], classes, identity)
     (x, y), (x_test, y_test) = (part.pixels(np.arange(part.shape[0])) for part in parts.values())
     mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
@@ -95,7 +95,7 @@ class _Images:
     keys: tuple[str, str]
     shape: tuple[int, ...]
     classes: int
-    size: int | None  # to which images are cut
+    squares: bool  # that are cut out of the images
 
     def read(
         self, rows: np.ndarray, random: np.random.Generator | None
@@ -126,8 +126,8 @@ class _Images:
             label = int(example[self.keys[1]])
             if not 0 <= label < self.classes:
                 raise UserError(f"{title} has label {label}, not one of 0 .. {self.classes - 1}")
-            if self.size is not None:
-                image = cut(image, self.size, random)
+            if self.squares or random is not None:
+                image = cut(image, x.shape[1:3], random)
             if image.shape != x.shape[1:]:
                 raise UserError(f"{title} is {image.shape}, not {x.shape[1:]}")
             x[at], y[at] = image, label
@@ -135,14 +135,14 @@ class _Images:
         return x, y
 
 
-def cut(image: np.ndarray, size: int, random: np.random.Generator | None) -> np.ndarray:
-    """A square of ``size`` pixels of an image ``(height, width, channels)`` of bytes.
+def cut(image: np.ndarray, size: tuple[int, ...], random: np.random.Generator | None) -> np.ndarray:
+    """A part of an image ``(height, width, channels)`` of bytes, scaled.
 
     Args:
         image: any size.
         size: height and width of the result.
         random: chooses which part of the image is taken, and whether it is mirrored; None takes
-            the centre.
+            a square in the centre.
     """
     height, width = image.shape[:2]
     if random is None:
@@ -151,8 +151,8 @@ def cut(image: np.ndarray, size: int, random: np.random.Generator | None) -> np.
     else:
         box = _random_box(height, width, random)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    result = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    result = result.reshape(size, size, image.shape[-1])
+    result = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+    result = result.reshape(*size, image.shape[-1])
     return result[:, ::-1] if random is not None and random.random() < 0.5 else result
 
 
