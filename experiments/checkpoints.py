@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ import orbax.checkpoint as ocp
 from experiments.errors import UserError
 from experiments.loop import Epoch
 from experiments.network import State, Sums
-from experiments.processes import is_main, share
+from experiments.processes import is_main, lost_contact, share
 from experiments.records import Record, differing_setting
 
 FORMAT = 1
@@ -78,7 +79,8 @@ class Checkpoints:
         self.provenance = provenance
         self.keep = keep
         self.say = say
-        self._accuracies: dict[int, float] = {}  # of the valid ones, by step
+        self._accuracies: dict[int, float] = {}  # of the valid ones, by step; the main process's
+        self._last: int | None = None  # step of the latest valid one, in every process
 
     def save(self, step: int, state: State, sums: Sums, position: Position) -> None:
         """Write one, then remove those that need not be kept.
@@ -91,6 +93,7 @@ class Checkpoints:
 
         Raises:
             UserError: it could not be written; those before it are as they were.
+            RuntimeError, ValueError: JAX's own, :func:`lost_contact` with another process.
         """
         arrays = _named(state, sums)
         target = self.folder / f"{step:08d}"
@@ -125,22 +128,27 @@ class Checkpoints:
             self._accuracies[step] = _accuracy(content)
             self._remove_old()
 
-        try:
-            share(prepare)
-            # Every process writes what its devices have.
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(target.absolute(), arrays, force=True)
-            share(finish)
-        except Exception as error:  # Orbax raises whatever its file system does.
-            half = self.folder.glob(f"{target.name}.orbax-checkpoint-tmp*")
-            for path in (target, *half) if is_main() else ():
-                shutil.rmtree(path, ignore_errors=True)
-            last = max(self._accuracies, default=None)
+        reason = None
+        with _quiet():
+            try:
+                share(prepare)
+                # Every process writes what its devices have.
+                with ocp.StandardCheckpointer() as checkpointer:
+                    checkpointer.save(target.absolute(), arrays, force=True)
+                share(finish)
+            except Exception as error:  # Orbax raises whatever its file system does.
+                _hush()
+                self._discard(target)
+                if jax.process_count() > 1 and lost_contact(error):
+                    raise
+                reason = " ".join(str(error).split())[:200]
+            if reason is not None:
+                time.sleep(0.5)  # until what else was being written has ended
+        if reason is not None:
+            last = self._last
             kept = "there is none before it" if last is None else f"that of step {last} is intact"
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"checkpoint {target} could not be written, {kept}: {reason}"
-            ) from error
+            raise UserError(f"checkpoint {target} could not be written, {kept}: {reason}")
+        self._last = step
 
     def restore(self, state: State, sums: Sums) -> tuple[int, State, Sums, Position] | None:
         """The latest one that is whole, or None; says aloud which are not.
@@ -159,6 +167,7 @@ class Checkpoints:
         found = share(lambda: self._find(arrays))
         if found is None:
             return None
+        self._last = found["step"]
         with ocp.StandardCheckpointer() as checkpointer:
             # Laid out over the devices as this run is, however many it was saved from.
             target = jax.tree.map(
@@ -244,6 +253,12 @@ class Checkpoints:
                 self.say(f"note: {folder} was made with {name} {was}, this is {now}")
         return True
 
+    def _discard(self, target: Path) -> None:
+        """Remove what could not be written to its end."""
+        if is_main() and not _manifest(target).exists():
+            for path in (target, *self.folder.glob(f"{target.name}.orbax-checkpoint-tmp*")):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _remove_old(self) -> None:
         steps = sorted(self._accuracies)
         best = max(steps, key=lambda step: (self._accuracies[step], step))
@@ -273,12 +288,25 @@ def _quiet() -> Iterator[None]:
     sys.unraisablehook = filtered
     try:
         yield
-    except BaseException:
-        time.sleep(0.5)  # until the other writes have ended
-        raise
     finally:
         logger.setLevel(level)
         sys.unraisablehook = hook
+
+
+def _hush() -> None:
+    """After an error of orbax: what it says of the other arrays, as late as the program's end.
+
+    Each array that it was writing, or was about to write, is a task of asyncio, which reports what
+    nobody asked for when the task is collected.
+    """
+    never = r"coroutine 'async_serialize.*' was never awaited"
+    warnings.filterwarnings("ignore", never, RuntimeWarning)
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "exception was never retrieved" not in text or "orbax" not in text
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:

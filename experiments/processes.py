@@ -141,15 +141,17 @@ def distributed(cluster: Cluster | None) -> Iterator[None]:
     except KeyboardInterrupt:
         _leave("interrupted; finished runs and checkpoints are kept", 130)
     except (RuntimeError, ValueError) as error:  # JAX's and orbax's own
-        if not _lost_contact(error):
+        if not lost_contact(error):
             raise
         _leave(f"error: another process is lost, and so this one ends: {_brief(error)}", 1)
 
 
-def _lost_contact(error: BaseException) -> bool:
+def lost_contact(error: BaseException) -> bool:
+    """Whether it tells, in JAX's or orbax's words, that another process is gone."""
     words = ("gloo", "connection", "peer", "heartbeat", "barrier", "coordination", "unavailable")
     words += ("deadline", "timed out", "nccl", "socket")
-    return any(word in str(error).lower() for word in words)
+    own = isinstance(error, (RuntimeError, ValueError))
+    return own and any(word in str(error).lower() for word in words)
 
 
 def _brief(error: BaseException) -> str:

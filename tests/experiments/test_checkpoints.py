@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from experiments import checkpoints
 from experiments.checkpoints import Checkpoints, Position, read_arrays
 from experiments.errors import UserError
 from experiments.loop import Epoch
@@ -19,6 +25,7 @@ from experiments.network import State, Sums
 from experiments.optimizer import LossScale
 
 CONFIG = {"model": "cnn", "learning_rate": 0.1, "band": "none", "seed": 3, "data_sha256": "ab"}
+REPOSITORY = Path(__file__).parents[2]
 MADE_WITH = {"versions": {"jax": "1"}, "git_revision": "c0ffee"}
 
 
@@ -229,7 +236,11 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(
     message = str(caught.value)
     assert "\n" not in message
     assert capfd.readouterr().err == ""
+    asyncio = logging.getLogger("asyncio")
+    asyncio.error("Task exception was never retrieved\nfuture: <Task ... orbax-checkpoint-tmp ...>")
     assert caplog.text == ""  # no traceback by way of a logger
+    asyncio.error("Task exception was never retrieved\nfuture: <Task of somebody else>")
+    assert caplog.text.endswith("somebody else>\n")
     assert message.startswith(f"checkpoint {copy / '00000018'} could not be written, ")
     assert "that of step 14 is intact" in message
     with monkeypatch.context() as context:
@@ -242,3 +253,92 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(
     assert len(list(copy.iterdir())) == 4
     folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8, [0.5]))
     assert_restored(Folder(copy).restore(), 18, position_of(2, 8, [0.5]))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tests.experiments.test_checkpoints import Folder, position_of, state_of, sums_of
+from experiments.command import run_command
+
+folder = Folder(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+state = state_of(4)._replace(params=[state_of(i, 100).params["conv"] for i in range(100)])
+save = folder.checkpoints.save
+sys.exit(run_command(lambda: save(4, state, sums_of(4), position_of(1, 4)), ""))
+"""
+
+
+@pytest.mark.parametrize("bytes_of_a_file", [9_000, 20_000])
+def test_a_full_disk_is_one_line_to_the_end_of_the_program(tmp_path, bytes_of_a_file):
+    """Orbax writes the arrays at once; what it has to say of each comes when Python ends."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(bytes_of_a_file)]
+    ended = subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: checkpoint ")
+    assert ended.stderr.count("\n") == 1
+
+
+class Failing:
+    """What orbax's checkpointer is while another process is being lost, or a disk is."""
+
+    error = RuntimeError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def save(self, path, arrays, force):
+        raise self.error
+
+
+def test_a_lost_process_is_no_fault_of_the_checkpoint(copy, monkeypatch):
+    """It says so itself; nothing is removed that is whole."""
+    folder = Folder(copy)
+    assert folder.restore()[0] == 14
+    monkeypatch.setattr(ocp, "StandardCheckpointer", Failing)
+    # By itself a process has nobody to lose.
+    with pytest.raises(UserError, match=r"00000018 could not be written, that of step 14 is"):
+        folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoints, "share", lambda make: make())
+    with pytest.raises(RuntimeError, match="Gloo"):
+        folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
+    monkeypatch.setattr(Failing, "error", OSError("Connection timed out"))  # of a network's disk
+    with pytest.raises(UserError, match="could not be written"):
+        folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
+    monkeypatch.undo()
+    assert_restored(Folder(copy).restore(), 14, position_of(2, 4, [0.5]))
+
+
+def test_a_checkpoint_whose_writing_was_told_too_late_stays(copy, monkeypatch):
+    """The other process is lost when the manifest is in place."""
+    folder = Folder(copy)
+    assert folder.restore()[0] == 14
+
+    def share(make):
+        make()
+        if (copy / "00000018.json").exists():
+            monkeypatch.setattr(jax, "process_count", lambda: 2)
+            raise Failing.error
+
+    monkeypatch.setattr(checkpoints, "share", share)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8, [0.5]))
+    monkeypatch.undo()
+    assert_restored(Folder(copy).restore(), 18, position_of(2, 8, [0.5]))
+
+
+def test_other_processes_know_what_is_intact(copy, monkeypatch):
+    """They do not look at the manifests: the first process tells them what it found."""
+    found = Folder(copy).checkpoints._find(checkpoints._named(state_of(0), sums_of(0)))
+    folder = Folder(copy)
+    monkeypatch.setattr(checkpoints, "is_main", lambda: False)
+    monkeypatch.setattr(checkpoints, "share", lambda make: found)
+    assert folder.restore()[0] == 14
+    monkeypatch.setattr(ocp, "StandardCheckpointer", Failing)
+    monkeypatch.setattr(Failing, "error", OSError("the disk is full"))
+    with pytest.raises(UserError, match=r"that of step 14 is intact: the disk is full"):
+        folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
