@@ -79,7 +79,7 @@ class Devices:
     def jit(self, function: Any) -> Any:
         """``jax.jit`` with results that are whole on every device."""
         if self.mesh is None:
-            return function
+            return jax.jit(function)
         return jax.jit(function, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
     def gather(self, tree: T) -> T:

@@ -20,6 +20,7 @@ from experiments.errors import UserError
 from experiments.examples import Examples
 from experiments.network import Network, State, Sums, all_finite
 from experiments.optimizer import LossScale, learning_rate, make_optimizer
+from experiments.pace import Pace
 from experiments.processes import share
 from experiments.streaming import StreamedExamples
 
@@ -42,7 +43,7 @@ class Watch(Protocol):
     """Called after each step, which may still be running on the device.
 
     ``state`` and ``sums`` are those after ``done`` steps of the epoch, valid until it returns;
-    ``before`` are the sums of a step that has ended, and ``seconds`` is the epoch's time so far.
+    ``before`` are the sums of an earlier step that has ended, and ``seconds`` is the epoch's time so far.
     """
 
     def __call__(
@@ -103,6 +104,7 @@ class Trainer:
             raise UserError(f"augment needs images, got examples {examples.shape}")
         self._optimizer = make_optimizer(settings, self.steps)
         self._networks: dict[Any, Network] = {}
+        self._drawn: dict[tuple[int, int], tuple[jax.Array, jax.Array]] = {}
         self.network = self.use(band)
         self.compression = self.network.compression
 
@@ -120,6 +122,7 @@ class Trainer:
                 self.settings, self.examples, band, self._optimizer, self.devices
             )
         self.network = self._networks[key]
+        self._pace = Pace()
         return self.network
 
     def forget_all_but(self, bands: Iterable[Any]) -> None:
@@ -148,9 +151,10 @@ class Trainer:
     def start(self, seed: int) -> State:
         """The state before the first step."""
         model = self.network.model(seed=seed)
-        params = nnx.state(model, nnx.Param)
+        # Of plain dicts: JAX takes Flax's states apart, and builds them, in Python at every step.
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         scale = LossScale.first() if self.settings.precision == "fp16" else None
-        stats = nnx.state(model, nnx.BatchStat)
+        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         state = State(params, stats, self._optimizer.init(params), scale)
         # Weakly typed scalars would not survive a checkpoint.
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
@@ -186,23 +190,25 @@ class Trainer:
             UserError: the loss, a gradient or a parameter is no longer finite.
         """
         batches = self._epoch_data(seed, epoch, done)
-        sums = before = self.no_steps() if sums is None else sums
+        sums = self.no_steps() if sums is None else sums
+        pace = self._pace
+        pace.begin(sums)
         start = time.perf_counter() - seconds
         for index in range(done, self.steps):
             compiled = self.network.compile_seconds
-            last, (state, sums) = sums, self.network.step(state, sums, next(batches), index)
+            state, sums = self.network.step(state, sums, next(batches))
             start += self.network.compile_seconds - compiled
-            # One step runs while the next is prepared, no more: what is watched has happened.
-            before.loss.block_until_ready()
+            pace.started(index + 1 - done, sums)
             if watch is not None:
-                watch(index + 1, state, sums, before, time.perf_counter() - start)
-            before = last
+                watch(index + 1, state, sums, pace.ended, time.perf_counter() - start)
         loss, correct = float(sums.loss) / self.steps, int(sums.correct)
         seconds = time.perf_counter() - start
         self.check_finite(sums, seed, epoch)
         # A step too large for float32 shows in no gradient if it is the epoch's last.
         if not _tree_finite(state.params):
             self._diverged(self.steps, seed, epoch)
+        if epoch < self.settings.epochs:  # While the test examples are evaluated.
+            self._drawn[seed, epoch + 1] = self._draw(seed, epoch + 1)
         test_loss, test_accuracy = self.evaluate(state)
         size = self.settings.batch_size * self.settings.accumulate
         rate = learning_rate(self.settings, self.steps, state.optimizer)
@@ -254,7 +260,9 @@ class Trainer:
     def _epoch_data(self, seed: int, epoch: int, done: int) -> Iterator[tuple[Any, ...]]:
         """What :meth:`Network.step` takes, for each step after the first ``done``."""
         size = self.settings.batch_size * self.settings.accumulate
-        return self.examples.steps(*self._draw(seed, epoch), size, range(done, self.steps))
+        drawn = self._drawn.get((seed, epoch)) or self._draw(seed, epoch)
+        self._drawn.clear()
+        return self.examples.steps(*drawn, size, range(done, self.steps))
 
     @cached_property
     def _draw(self) -> Callable[[int, int], tuple[jax.Array, jax.Array]]:

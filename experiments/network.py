@@ -31,8 +31,8 @@ class State(NamedTuple):
     """What a step changes. It is the same for every band.
 
     Attributes:
-        params: parameters, float32.
-        stats: batch-norm statistics, float32.
+        params: parameters, float32, in dicts.
+        stats: batch-norm statistics, float32, in dicts.
         optimizer: the optimizer's and the schedule's state.
         scale: of the loss, None unless the precision is ``fp16``.
     """
@@ -123,32 +123,31 @@ class Network:
         self._compiled: tuple[Any, ...] | None = None
         self.evaluate = _jit(self._evaluation_sums)
 
-    def step(
-        self, state: State, sums: Sums, data: tuple[jax.Array, ...], index: int
-    ) -> tuple[State, Sums]:
-        """Takes step ``index`` (from 0) of an epoch. ``state`` is used up.
+    def step(self, state: State, sums: Sums, data: tuple[jax.Array, ...]) -> tuple[State, Sums]:
+        """Takes an epoch's next step. ``state`` is used up.
 
         Args:
             state: before the step.
-            sums: before the step.
+            sums: before the step. They tell which one it is: a number of Python's would have to be
+                taken to the device.
             data: examples, labels, their order in this epoch and the epoch's key; or the examples
                 of this step alone, their labels, their order and the epoch's key.
-            index: of the step.
         """
         if self._compiled is None:
             start = time.perf_counter()
             self._compiled = self._compile(state, sums, data)
             self.compile_seconds = time.perf_counter() - start
         first, further, update = self._compiled
-        count = self.settings.accumulate
         # Not one scan over the batches: XLA's CPU backend computes a convolution inside a loop
         # with a slow generic routine (measured: 60 times slower for the CNN, 5 times for LeNet).
         part = None
-        for batch in range(index * count, (index + 1) * count - 1):
+        for batch in range(self.settings.accumulate - 1):
             add = first if part is None else further
-            stats, part = add(state.params, state.stats, part, state.scale, *data, batch)
+            stats, part = add(
+                state.params, state.stats, part, state.scale, *data, sums.steps, batch
+            )
             state = state._replace(stats=stats)
-        return update(state, part, sums, *data, (index + 1) * count - 1)
+        return update(state, part, sums, *data)
 
     def _compile(self, state: State, sums: Sums, data: tuple[jax.Array, ...]) -> tuple[Any, ...]:
         """A step's first batch, those between, and its last one with the step itself."""
@@ -157,7 +156,7 @@ class Network:
         first = further = part = None
 
         def lower(part: Any) -> Any:
-            return add.lower(state.params, state.stats, part, state.scale, *data, 0)
+            return add.lower(state.params, state.stats, part, state.scale, *data, sums.steps, 0)
 
         if count > 1:
             lowered = lower(None)
@@ -166,7 +165,7 @@ class Network:
         if count > 2:
             further = lower(part).compile()
         update = _jit(self._update, donate_argnums=0)
-        return first, further, update.lower(state, part, sums, *data, 0).compile()
+        return first, further, update.lower(state, part, sums, *data).compile()
 
     def _loss_of(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, scale: jax.Array | None = None
@@ -182,7 +181,7 @@ class Network:
         loss = losses.mean()
         correct = jnp.sum(logits.argmax(-1) == y)
         scaled = loss if scale is None else loss * scale
-        return scaled, (nnx.state(model, nnx.BatchStat), loss, correct)
+        return scaled, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), loss, correct)
 
     def _add_gradient(
         self,
@@ -194,10 +193,12 @@ class Network:
         labels: jax.Array,
         order: jax.Array,
         key: jax.Array,
-        batch: jax.Array,
+        step: jax.Array,
+        batch: jax.Array | int,
     ) -> tuple[Any, Any]:
-        """The gradient of one batch, added to the sum ``part`` of those before it."""
+        """The gradient of one of a step's batches, added to the sum ``part`` of those before it."""
         size = self.settings.batch_size
+        batch = step * self.settings.accumulate + batch
         # Modulo: the order may be that of the step alone. The rows are gathered all the same, so
         # that the program, and with it the rounding, is that of examples on the device.
         chosen = jax.lax.dynamic_slice_in_dim(order, batch * size % len(order), size)
@@ -212,14 +213,12 @@ class Network:
         total = own if part is None else jax.tree.map(jnp.add, part, own)
         return self._devices.constrain_state((stats, total))
 
-    def _update(
-        self, state: State, part: Any, sums: Sums, *data_and_batch: jax.Array
-    ) -> tuple[State, Sums]:
+    def _update(self, state: State, part: Any, sums: Sums, *data: jax.Array) -> tuple[State, Sums]:
         """The last batch of a step, and the step."""
-        stats, (gradient, loss, correct) = self._add_gradient(
-            state.params, state.stats, part, state.scale, *data_and_batch
-        )
         count = self.settings.accumulate
+        stats, (gradient, loss, correct) = self._add_gradient(
+            state.params, state.stats, part, state.scale, *data, sums.steps, count - 1
+        )
         scale = 1.0 if state.scale is None else state.scale.scale
         if count > 1 or state.scale is not None:
             gradient = jax.tree.map(lambda g: g / (count * scale), gradient)

@@ -136,7 +136,7 @@ def test_spectral_parameters(examples):
     spatial = Trainer(SETTINGS, examples, band)
     a, b = spectral.start(0), spatial.start(0)
     assert spectral.evaluate(a)[0] == pytest.approx(spatial.evaluate(b)[0], rel=1e-4)
-    names = {path[-1] for path, _ in nnx.to_flat_state(a.params)}
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(a.params)}
     assert "kernel_spectrum" in names
     before = jax.tree.map(np.asarray, a.params)
     state, row = spectral.run_epoch(a, 0, 1)

@@ -81,7 +81,7 @@ def test_no_activation_is_gathered_over_data():
     step = next(trainer._epoch_data(0, 1, 0))
     # XLA with less effort: what is shared out is decided before it optimises.
     jit = functools.partial(jax.jit, compiler_options=compiler_options())
-    text = jit(network._update).lower(state, None, sums, *step, 0).compile().as_text()
+    text = jit(network._update).lower(state, None, sums, *step).compile().as_text()
     assert re.search("all-reduce", text)
     # Eight devices have eight images each of 8x8x16 numbers or more; none may come from another.
     for shape in re.findall(r"= \w+\[([\d,]+)\]\S* all-gather\(", text):

@@ -101,12 +101,12 @@ def test_an_epoch_is_the_steps_it_says(small):
     assert row.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        nnx.to_pure_dict(state.params),
+        state.params,
         nnx.to_pure_dict(nnx.state(model, nnx.Param)),
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        nnx.to_pure_dict(state.stats),
+        state.stats,
         nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)),
     )
 
