@@ -43,7 +43,8 @@ class Watch(Protocol):
     """Called after each step, which may still be running on the device.
 
     ``state`` and ``sums`` are those after ``done`` steps of the epoch, valid until it returns;
-    ``before`` are the sums of an earlier step that has ended, and ``seconds`` is the epoch's time so far.
+    ``before`` are the sums of an earlier step, which has ended, and ``seconds`` is the epoch's
+    time so far.
     """
 
     def __call__(

@@ -9,7 +9,6 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from rich.console import Console
 from stopping import AtThird
 

@@ -21,6 +21,7 @@ from experiments.data import Dataset
 from experiments.errors import UserError
 from experiments.examples import place
 from experiments.loop import Epoch, Trainer
+from experiments.network import all_finite
 from experiments.optimizer import LossScale, learning_rate, make_optimizer, schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -254,6 +255,21 @@ def test_half_precision(small, band):
     assert (float(state.scale.scale), int(state.scale.good)) == (2.0**23, 0)
     assert np.isfinite(_flat(state.stats)).all()
     assert row.train_loss == steps["fp16"][1].train_loss
+
+
+def test_every_number_that_is_not_finite_is_found():
+    found = jax.jit(all_finite)
+    rng = np.random.default_rng(0)
+    for shape in ((), (1,), (7,), (3, 5, 33), (1029,)):
+        other = {"empty": np.zeros((0, 3), np.float32), "half": np.full(3, 60_000, np.float16)}
+        array = np.array(1e37 * rng.normal(size=shape), np.float32)
+        assert found([array, other])
+        for bad in (np.nan, -np.nan, np.inf, -np.inf):
+            for index in {0, array.size // 2, array.size - 1, *rng.integers(0, array.size, 5)}:
+                wrong = array.copy()
+                wrong.reshape(-1)[index] = bad
+                assert not found([wrong, other]), (shape, bad, index)
+                assert not found([other, wrong])
 
 
 def _flat(tree):
