@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import signal
 
 import jax
 import numpy as np
@@ -50,22 +51,33 @@ def test_a_mesh_trains_as_one_device_and_checkpoints_move(tmp_path, capsys):
 
 
 def test_what_the_mesh_splits():
-    devices = parse_mesh("data=4,model=2")
+    devices = parse_mesh("data=2,model=4")
     examples = place(load_digits().limited(128), devices=devices)
     trainer = Trainer(
         settings_for("cnn", "digits", batch_size=16), examples, parse_band("none")[1], devices
     )
     state = trainer.start(0)
+    channels = set()
     for leaf in jax.tree.leaves(state.params):
-        wanted = P(*[None] * (leaf.ndim - 1), "model") if leaf.shape[-1] % 2 == 0 else P()
+        channels.add(leaf.shape[-1])
+        wanted = P(*[None] * (leaf.ndim - 1), "model") if leaf.shape[-1] % 4 == 0 else P()
         assert leaf.sharding.spec == wanted
+    assert 10 in channels  # The classes, which four do not divide.
     assert {batch[0].sharding.spec for batch in examples.test} == {P("data")}
-    assert examples.test[0][0].shape[0] % 4 == 0
+    assert examples.test[0][0].shape[0] % 2 == 0
     assert sum(int(batch[2].sum()) for batch in examples.test) == examples.test_count
     assert len(examples.x.sharding.device_set) == 8
     whole = devices.gather(state.params)
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(whole))
     assert parse_mesh(None) is ONE
+
+
+def test_several_processes_use_all_their_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert dict(parse_mesh(None).mesh.shape) == {"data": 8, "model": 1}
+    assert dict(parse_mesh("model=4, data=2").mesh.shape) == {"data": 2, "model": 4}
+    with pytest.raises(UserError, match="'data=4' has 4 devices; it must have all 8 of the proc"):
+        parse_mesh("data=4")
 
 
 def test_no_activation_is_gathered_over_data():
@@ -129,7 +141,7 @@ def test_wrong_clusters_are_one_line(tmp_path, capfd, words, line):
     assert not any(tmp_path.iterdir())
 
 
-def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path, monkeypatch):
+def test_two_processes_train_as_one_and_end_together(tmp_path, monkeypatch):
     steps = 6
     # Of two devices each, and with several steps an epoch: their collectives must not mix with the
     # votes on checkpoints and stops, which are under way meanwhile.
@@ -144,7 +156,12 @@ def test_two_processes_train_as_one_and_do_not_outlive_each_other(tmp_path, monk
     record = json.loads((folder / "compression-0.5_seed-0.json").read_text())
     assert record["devices"]["processes"] == 2
 
+    # One is asked to stop, and both do; both go on, one is lost, and the other ends.
     out = tmp_path / "lost"
+    processes = devicetest.start("2 processes", 400, out)
+    devicetest.wait_for_checkpoint(processes, out)
+    processes[1].send_signal(signal.SIGTERM)
+    assert devicetest.finish(processes) == [(0, ""), (0, "")]
     processes = devicetest.start("2 processes", 400, out)
     devicetest.wait_for_checkpoint(processes, out)
     processes[0].kill()
