@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -168,6 +169,31 @@ def test_two_processes_train_as_one_and_end_together(tmp_path, monkeypatch):
     status, line = devicetest.finish(processes)[1]
     assert status == 1
     assert line.startswith("error: another process is lost, and so this one ends")
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (RuntimeError("UNKNOWN: Gloo all-reduce failed"), ("error: another process is lost", 1)),
+        (ValueError("DEADLINE_EXCEEDED: Barrier timed out"), ("error: another process is lost", 1)),
+        (UserError("the barrier is no file"), ("error: the barrier is no file", 2)),
+        (KeyboardInterrupt(), ("interrupted; ", 130)),
+        (RuntimeError("shapes differ"), None),
+        (TypeError("peer"), None),
+    ],
+)
+def test_what_ends_one_of_several_processes(monkeypatch, error, left):
+    """Its own fault keeps its traceback; of the others there is one line, and no wait for them."""
+    told = []
+    monkeypatch.setattr(processes, "connect", lambda cluster: None)
+    monkeypatch.setattr(processes, "_leave", lambda *what: told.append(what))
+    own = contextlib.nullcontext() if left else pytest.raises(type(error), match=str(error))
+    with own, processes.distributed(processes.Cluster()):
+        raise error
+    assert len(told) == (left is not None)
+    for text, status in told:
+        assert text.startswith(left[0])
+        assert status == left[1]
 
 
 def test_the_first_process_decides(monkeypatch):
