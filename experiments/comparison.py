@@ -23,6 +23,8 @@ from experiments.errors import UserError
 from experiments.records import Record
 
 SIGNIFICANCE = 0.05
+LATE_SHARE = 10
+"""The late epochs are the last of so many parts of a run."""
 
 
 def import_posthocs() -> ModuleType:
@@ -49,26 +51,34 @@ def compare(sets: dict[str, dict[str, list[Record]]]) -> Record:
 
     Returns:
         ``bands``; ``sets``, by set and band the accuracies of the ``seeds`` in the last epoch,
-        their ``mean`` and ``std`` (sample standard deviation, None for one seed) and the
-        ``compression``; ``overall``, by band the ``mean`` over sets and seeds, ``std`` of the
-        seeds' means over the sets, how many sets are ``better``, ``equal`` and ``worse`` than with
-        the first band, the mean ``rank`` (1 is best, equal ones share) and ``by_epoch``, the mean
-        accuracy after each epoch; ``friedman_p``, the probability that bands which do not differ
-        have ranks at least so different (None below three bands or two sets); and ``wilcoxon_p``,
-        by pair of bands, corrected by Holm's method (None likewise).
+        their ``mean`` and ``std`` (sample standard deviation, None for one seed), the same of each
+        run's mean over its late epochs (``late``) and the ``compression``; ``overall``, by band
+        the ``mean`` over sets and seeds, ``std`` of the seeds' means over the sets, the same of
+        the late epochs, how many sets are ``better``, ``equal`` and ``worse`` than with the first
+        band, the mean ``rank`` (1 is best, equal ones share) and ``by_epoch``, the mean accuracy
+        after each epoch; ``late_epochs``, how many they are, the last tenth: the last epoch alone
+        swings where an epoch is few steps; ``friedman_p``, the probability that bands which do not
+        differ have ranks at least so different (None below three bands or two sets); and
+        ``wilcoxon_p``, by pair of bands, corrected by Holm's method (None likewise).
     """
     bands = list(next(iter(sets.values())))
+    length = len(next(iter(sets.values()))[bands[0]][0]["curves"]["test_accuracy"])
+    late_epochs = max(1, length // LATE_SHARE)
     table: Record = {}
     for name, by_band in sets.items():
         table[name] = {}
         for band, runs in by_band.items():
             each = [run["result"]["test_accuracy"] for run in runs]
+            curves = np.array([run["curves"]["test_accuracy"] for run in runs])
+            late = curves[:, -late_epochs:].mean(1).round(6).tolist()
             table[name][band] = {
                 "seeds": each,
                 **_spread(each),
+                "late": {"seeds": late, **_spread(late)},
                 "compression": runs[0]["result"]["compression"]["total"],
             }
     accuracies = np.array([[table[name][band]["seeds"] for band in bands] for name in sets])
+    late_ones = np.array([[table[name][band]["late"]["seeds"] for band in bands] for name in sets])
     means = accuracies.mean(-1)
     ranks = stats.rankdata(-means, axis=1).mean(0)
     overall = {}
@@ -77,6 +87,7 @@ def compare(sets: dict[str, dict[str, list[Record]]]) -> Record:
         difference = means[:, index] - means[:, 0]
         overall[band] = {
             **_spread(accuracies[:, index].mean(0).tolist()),
+            "late": _spread(late_ones[:, index].mean(0).tolist()),
             "compression": statistics.mean(table[name][band]["compression"] for name in sets),
             "better": int((difference > 0).sum()),
             "equal": int((difference == 0).sum()),
@@ -86,6 +97,7 @@ def compare(sets: dict[str, dict[str, list[Record]]]) -> Record:
         }
     return {
         "bands": bands,
+        "late_epochs": late_epochs,
         "overall": overall,
         **_significance(bands, means),
         "sets": table,
@@ -133,6 +145,11 @@ def comparison_table(title: str, comparison: Record) -> Table:
     overall = comparison["overall"]
     count = len(comparison["sets"])
     result.add_row(f"mean of {count}", *(_cell(overall[band]) for band in bands))
+    late_epochs = comparison["late_epochs"]
+    if late_epochs > 1:
+        result.add_row(
+            f"mean, last {late_epochs} epochs", *(_cell(overall[band]["late"]) for band in bands)
+        )
     result.add_row("mean rank", *(f"{overall[band]['rank']:.2f}" for band in bands))
     result.add_row(
         "better / equal / worse",

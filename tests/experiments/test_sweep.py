@@ -58,6 +58,29 @@ def test_comparison_of_known_numbers():
     assert a["by_epoch"] == pytest.approx([0.2, 0.5])
     assert a["compression"] == 0.25
     assert found["friedman_p"] is found["wilcoxon_p"] is None
+    assert found["late_epochs"] == 1
+    assert a["late"] == {"mean": a["mean"], "std": a["std"]}
+
+
+def test_late_epochs_are_the_last_tenth():
+    """Of 29 epochs the last two; the last alone stays what the ranks go by."""
+    swinging = [0.0] * 27 + [0.25, 0.75]
+    sets = {
+        "one": {"a": [record(swinging), record([0.1] * 29)], "b": [record([0.5] * 29)] * 2},
+        "two": {"a": [record([0.3] * 29)] * 2, "b": [record([0.5] * 29)] * 2},
+    }
+    found = compare(sets)
+    assert found["late_epochs"] == 2
+    late = found["sets"]["one"]["a"]["late"]
+    assert late["seeds"] == pytest.approx([0.5, 0.1])
+    assert (late["mean"], late["std"]) == (pytest.approx(0.3), pytest.approx(0.08**0.5))
+    assert found["sets"]["one"]["a"]["mean"] == pytest.approx(0.425)
+    # The seeds' late means over the sets are 0.4 and 0.2.
+    overall = found["overall"]["a"]["late"]
+    assert (overall["mean"], overall["std"]) == (pytest.approx(0.3), pytest.approx(0.02**0.5))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(comparison_table("title", found))
+    assert "mean, last 2 epochs" in console.export_text()
 
 
 def test_differences_between_three_bands(tmp_path):
