@@ -136,7 +136,7 @@ def comparison_table(title: str, comparison: Record) -> Table:
         title=title,
         caption="test accuracy, %: mean ± standard deviation over the seeds, last epoch",
     )
-    result.add_column("data set", no_wrap=True)
+    result.add_column("data set", overflow="fold")
     for band in bands:
         result.add_column(band, justify="right", no_wrap=True)
     for name, row in comparison["sets"].items():
@@ -185,16 +185,17 @@ def draw_accuracies(title: str, comparison: Record, path: Path) -> None:
         x_error, y_error = errors
         label = f"{band}: {_against(comparison['overall'][band])}"
         pairs.errorbar(x, y, y_error, x_error, label=label, linewidth=0.6, **style)
-    low, high = pairs.get_xlim()
+    low, high = _within(pairs.get_xlim())
     pairs.axline((low, low), slope=1, color="0.5", linewidth=0.8, zorder=0)
     pairs.set(
         xlim=(low, high),
+        ylim=_within(pairs.get_ylim()),
         xlabel=f"test accuracy, {first} (%)",
         ylabel="test accuracy (%)",
         title=f"{len(rows)} data sets",
     )
     if others:
-        pairs.legend(title="better / equal / worse", fontsize="small", loc="upper left")
+        pairs.legend(title="better / equal / worse", fontsize="small", loc="lower right")
     for index, (band, entry) in enumerate(comparison["overall"].items()):
         curve = 100 * np.array(entry["by_epoch"])
         epochs.plot(
@@ -208,6 +209,11 @@ def draw_accuracies(title: str, comparison: Record, path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _within(limits: tuple[float, float]) -> tuple[float, float]:
+    """An axis of percentages: error bars beyond 0 and 100 are cut."""
+    return max(limits[0], -1), min(limits[1], 101)
 
 
 def draw_ranks(title: str, comparison: Record, path: Path) -> bool:
@@ -225,7 +231,13 @@ def draw_ranks(title: str, comparison: Record, path: Path) -> bool:
     figure = Figure(figsize=(8, 1.6 + 0.25 * len(bands)), layout="constrained")
     ranks = {band: comparison["overall"][band]["rank"] for band in bands}
     posthocs.critical_difference_diagram(
-        ranks, pd.DataFrame(comparison["wilcoxon_p"]), ax=figure.subplots(), alpha=SIGNIFICANCE
+        ranks,
+        pd.DataFrame(comparison["wilcoxon_p"]),
+        ax=figure.subplots(),
+        alpha=SIGNIFICANCE,
+        label_fmt_left="{label} ({rank:.2f})",
+        label_fmt_right="({rank:.2f}) {label}",
+        color_palette={band: f"C{index}" for index, band in enumerate(bands)},
     )
     figure.suptitle(
         f"{title}: mean rank over {len(comparison['sets'])} data sets (1 is best)\n"

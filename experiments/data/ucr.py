@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data._dataset import Dataset
-from experiments.data._ucr_archive import official_name, published_sizes, spellings
+from experiments.data._ucr_archive import ADJUSTED, official_name, published_sizes, spellings
 from experiments.data._ucr_files import Series, read_series
 from experiments.errors import UserError
 
 # As the archives unpack: 2018's, 2015's, that of timeseriesclassification.com; or one set alone.
-FOLDERS = ("UCRArchive_2018", "UCR_TS_Archive_2015", "Univariate_ts", ".")
+# Of 2018's sets that vary in length or miss values, the repaired copy comes before the raw one.
+FOLDERS = (
+    f"UCRArchive_2018/{ADJUSTED}",
+    "UCRArchive_2018",
+    "UCR_TS_Archive_2015",
+    "Univariate_ts",
+    ADJUSTED,
+    ".",
+)
 SUFFIXES = (".tsv", ".ts", "")
 
 
@@ -22,11 +30,14 @@ def load_ucr(name: str, data_dir: Path) -> Dataset:
 
     The files lie in ``NAME/`` in ``data_dir`` or in one of its folders ``UCRArchive_2018``,
     ``UCR_TS_Archive_2015`` and ``Univariate_ts``; sets that were renamed after 2015 are found by
-    both names. In a ``.tsv`` file, or one without extension, each line is a label followed by the
-    values of one series, separated by tabs or commas. Labels are mapped to 0 .. classes - 1 in the
-    order of their numbers, or of the alphabet. Most sets of the archive are stored z-normalised,
-    and are taken as they are; where the training series are not (mean 0, standard deviation 1),
-    every series of the set is z-normalised here.
+    both names. Of the sets of 2018 whose series vary in length or miss values, the repaired copy
+    that comes with the archive is read.
+
+    In a ``.tsv`` file, or one without extension, each line is a label followed by the values of one
+    series, separated by tabs or commas. Labels are mapped to 0 .. classes - 1 in the order of their
+    numbers, or of the alphabet. Most sets of the archive are stored z-normalised, and are taken as
+    they are; where the training series are not (mean 0, standard deviation 1), every series of the
+    set is z-normalised here.
 
     Returns:
         Series of shape ``(length, 1)``.
@@ -106,7 +117,7 @@ def _find(name: str, data_dir: Path) -> tuple[Path, str]:
     if folders:
         raise UserError(f"UCR set {name!r}: no {folders[0].name}_TRAIN.tsv in {folders[0]}")
     named = " or ".join(spellings(name))
-    places = ", ".join(root for root in FOLDERS if root != ".")
+    places = ", ".join(root for root in FOLDERS if root != "." and ADJUSTED not in root)
     raise UserError(f"UCR set {name!r} not found: no folder {named} in {data_dir} or its {places}")
 
 

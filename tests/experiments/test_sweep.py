@@ -83,6 +83,18 @@ def test_late_epochs_are_the_last_tenth():
     assert "mean, last 2 epochs" in console.export_text()
 
 
+def test_table_cuts_no_figure():
+    """On a terminal of 80 columns names fold; bands and figures are whole."""
+    bands = ("none", "compression=0.5", "compression=0.75")
+    runs = {band: [record([1.0]), record([0.5])] for band in bands}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table("title", compare({"ucr:MiddlePhalanxOutlineAgeGroup": runs})))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert all(band in shown for band in bands)
+    assert shown.count("75.00 ± 35.36") == 6
+
+
 def test_differences_between_three_bands(tmp_path):
     """Over ten sets one band is worst each time, and the other two take turns."""
     sets = {}

@@ -86,12 +86,31 @@ def test_a_set_that_lies_there_twice_is_named_once(tmp_path):
 
 def test_published_sizes():
     """Of 2015 either part's: several sets' parts were exchanged for the archive of 2018."""
-    assert len(_ucr_archive.SIZES) == 48
+    assert len(_ucr_archive.SIZES) == 128 - 15
     sizes = _ucr_archive.published_sizes
     assert sizes("Lighting2", "TEST", of_2015=True) == {(61, 637), (60, 637)}
     assert sizes("Earthquakes", "TRAIN", of_2015=False) == {(322, 512)}
     assert sizes("Earthquakes", "TEST", of_2015=False) == {(139, 512)}
     assert sizes("Unheard", "TEST", of_2015=False) == set()
+    assert set(_ucr_archive.NAMES_OF_2015.values()) <= set(_ucr_archive.SIZES)
+
+
+@pytest.mark.parametrize("root", ["UCRArchive_2018", "."])
+def test_the_repaired_copy_of_a_set_is_read(tmp_path, root):
+    """The archive has its sets that miss values twice: as they are, and repaired."""
+    repaired = (
+        tmp_path / root / "Missing_value_and_variable_length_datasets_adjusted/DodgerLoopGame"
+    )
+    for place, value in ((tmp_path / root / "DodgerLoopGame", "NaN"), (repaired, "0.5")):
+        table = f"1\t1\t{value}\t2\n2\t1\t2\t3\n"
+        _write(place, "DodgerLoopGame", table, table, ".tsv")
+    assert ucr_names(tmp_path) == ["DodgerLoopGame"]
+    assert data.load("ucr:DodgerLoopGame", tmp_path).x_train.shape == (2, 3, 1)
+    for path in repaired.iterdir():
+        path.unlink()
+    repaired.rmdir()
+    with pytest.raises(UserError, match="line 1: a value is missing"):
+        data.load("ucr:DodgerLoopGame", tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".ts", ""])
