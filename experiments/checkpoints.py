@@ -310,9 +310,15 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by name, of a whole one or not."""
+    """The arrays of a checkpoint by name, of a whole one or not, however many devices saved it."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(folder.absolute())
+        saved = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        target = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here)
+            for name, array in saved.items()
+        }
+        restored = checkpointer.restore(folder.absolute(), target)
     return {name: np.asarray(value) for name, value in restored.items()}
 
 

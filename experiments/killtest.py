@@ -11,8 +11,10 @@ bit by bit; only the times may differ. Exit status 1 if one does not.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,6 +59,8 @@ class Options:
     """Of the random moments."""
     stream: bool = False
     """Stream the examples in the runs that are killed; the reference has them on the device."""
+    mesh: Annotated[str | None, tyro.conf.arg(metavar="AXIS=N,...")] = None
+    """Several CPU devices for all runs, the reference too: data=4 or data=2,model=2."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file for the result."""
 
@@ -68,7 +72,9 @@ class Moment(NamedTuple):
     delay: float
 
 
-def kill_test(kills: int, seed: int, folder: Path, *, stream: bool = False) -> Record:
+def kill_test(
+    kills: int, seed: int, folder: Path, *, stream: bool = False, mesh: str | None = None
+) -> Record:
     """Do it; returns what happened.
 
     Args:
@@ -76,6 +82,7 @@ def kill_test(kills: int, seed: int, folder: Path, *, stream: bool = False) -> R
         seed: of the random moments.
         folder: empty; the runs' output goes there.
         stream: whether the runs that are killed stream their examples.
+        mesh: of CPU devices, for all runs; None for one device.
 
     Raises:
         UserError: the run fails by itself.
@@ -89,9 +96,10 @@ def kill_test(kills: int, seed: int, folder: Path, *, stream: bool = False) -> R
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     reference = folder / "reference"
-    run_once(reference, environment, None)
+    devices = _mesh_words(mesh) if mesh else []
+    run_once(reference, environment, None, devices)
     last = _steps(reference)[-1]
-    more = ["--stream", "always"] if stream else []
+    more = [*devices, "--stream", "always"] if stream else devices
     killed: list[Record] = []
     trials = differing = 0
     while len(killed) < kills:
@@ -159,6 +167,12 @@ def run_once(
         return not killed
 
 
+def _mesh_words(mesh: str) -> list[str]:
+    """Of a run on as many virtual CPU devices as the mesh has; the run refuses what is none."""
+    count = math.prod(int(number) for number in re.findall(r"=(\d+)", mesh))
+    return ["--mesh", mesh, "--cpu-devices", str(count)]
+
+
 def _steps(out: Path) -> list[int]:
     """After how many steps there are checkpoints."""
     return sorted(int(path.stem) for path in (out / STEM / "checkpoints").glob("*.json"))
@@ -195,10 +209,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.kills < 1:
             raise UserError(f"kills must be at least 1, got {options.kills}")
         with tempfile.TemporaryDirectory() as folder:
-            result = kill_test(options.kills, options.seed, Path(folder), stream=options.stream)
+            result = kill_test(
+                options.kills,
+                options.seed,
+                Path(folder),
+                stream=options.stream,
+                mesh=options.mesh,
+            )
         print(f"{len(result['kills'])} kills, {result['runs']} runs, {result['differing']} differ")
         if options.out is not None:
-            write_json(options.out, {"command": RUN, **provenance(), "result": result})
+            command = [*RUN, *(_mesh_words(options.mesh) if options.mesh else [])]
+            write_json(options.out, {"command": command, **provenance(), "result": result})
         return 1 if result["differing"] else 0
 
     return run_command(action, "nothing is kept")

@@ -7,6 +7,9 @@ import functools
 import json
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -169,6 +172,19 @@ def test_two_processes_train_as_one_and_end_together(tmp_path, monkeypatch):
     status, line = devicetest.finish(processes)[1]
     assert status == 1
     assert line.startswith("error: another process is lost, and so this one ends")
+
+
+def test_a_killed_run_on_a_mesh_ends_to_the_same_bits(tmp_path, monkeypatch, capfd):
+    """The program as its user starts it, with one device for itself."""
+    monkeypatch.delenv("XLA_FLAGS")
+    out = tmp_path / "record.json"
+    words = ["--kills", "1", "--seed", "0", "--mesh", "data=2,model=2", "--out", str(out)]
+    command = [sys.executable, "-m", "experiments.killtest", *words]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert "trial-0: bit-identical\n1 kills, 1 runs, 0 differ" in capfd.readouterr().out
+    record = json.loads(out.read_text())
+    assert record["command"][-4:] == ["--mesh", "data=2,model=2", "--cpu-devices", "4"]
+    assert record["result"]["kills"][0]["left"] >= 24
 
 
 @pytest.mark.parametrize(
