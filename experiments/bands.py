@@ -66,14 +66,14 @@ def parse_band(text: str) -> tuple[str, Any]:
             return "none", None
         if kind == "compression":
             rate = float(value)
-            return f"compression={rate:g}", bandjax.Compression(rate)
+            return f"compression={_number(rate)}", bandjax.Compression(rate)
         if kind == "modes":
             modes = tuple(int(part) for part in value.split(","))
             return "modes=" + ",".join(map(str, modes)), bandjax.Modes(*modes)
         if kind == "energy":
             share, comma, rest = value.partition(",")
             suffix, bound = _bound(comma + rest)
-            return f"energy={float(share):g}{suffix}", bandjax.Energy(float(share), bound)
+            return f"energy={_number(float(share))}{suffix}", bandjax.Energy(float(share), bound)
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"band {text!r}: {' '.join(str(error).split())}") from error
     raise UserError(f"unknown band {text!r}: {_KINDS}")
@@ -89,6 +89,12 @@ def parse_fixed_band(text: str) -> tuple[str, bandjax.Band]:
     if label.startswith(("plan=", "schedule=")):
         raise UserError(f"band {text!r}: a plan or a schedule is for training alone")
     return label, band
+
+
+def _number(value: float) -> str:
+    """The shortest text that is read as this number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _bound(text: str) -> tuple[str, Any]:
@@ -125,7 +131,7 @@ def _schedule(text: str) -> tuple[str, Schedule]:
     if match := _RECALIBRATED.fullmatch(text):
         share, every, times = float(match["share"]), int(match["every"]), int(match["times"])
         suffix, bound = _bound(match["bound"] or "")
-        label = f"recalibrated:{share:g}@{every}x{times}{suffix}"
+        label = f"recalibrated:{_number(share)}@{every}x{times}{suffix}"
         return label, recalibrated(share, every, times, at_most=bound)
     kind, _, value = text.partition(":")
     if kind.lower() != "piecewise":

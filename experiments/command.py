@@ -49,6 +49,9 @@ def run_command(action: Callable[[], int | None], interrupted: str) -> int:
         action: the program; returns its exit status, None for 0.
         interrupted: what to say when somebody stops it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A character that it lacks is no reason to end.
+            stream.reconfigure(errors="replace")
     try:
         return action() or 0
     except UserError as error:
@@ -56,6 +59,15 @@ def run_command(action: Callable[[], int | None], interrupted: str) -> int:
         return 2
     except OSError as error:  # The disk is full, a folder cannot be written, ...
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            "error: out of memory: choose a smaller --batch-size, with --accumulate for the same "
+            "gradients, or --remat spectra",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)

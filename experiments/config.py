@@ -84,6 +84,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "plateau_patience"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+            _require(getattr(self, name) < 2**31, f"{name} must be below 2^31", getattr(self, name))
         size = self.image_size
         _require(size is None or size >= 1, "image_size must be at least 1", size)
         _require(self.limit is None or self.limit >= 1, "limit must be at least 1", self.limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -38,21 +39,27 @@ def open_job(out: Path, options: Record, settings: Record) -> Iterator[None]:
     path = out / FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_json(path, {"options": options, "settings": settings})
-        file = path.open(encoding="utf-8")
+        # The folder itself is locked: a file in it could be replaced by one that is not.
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise UserError(f"output folder {str(out)!r}: {error.strerror}") from error
-    with file:
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"another process is training into {out}") from error
+        if not path.exists():
+            try:
+                write_json(path, {"options": options, "settings": settings})
+            except OSError as error:
+                raise UserError(f"output folder {str(out)!r}: {error.strerror}") from error
         differing = differing_setting(_read(path, "settings"), settings)
         if differing:
             name, was, now = differing
             raise UserError(f"{path} began with {name} {was}, not {now}: choose another --out")
         yield
+    finally:
+        os.close(descriptor)
 
 
 def parse_job_options(kind: type[T], words: Sequence[str], program: str) -> T:
@@ -84,7 +91,15 @@ def options_as_json(options: Any) -> Record:
     """The options as a job's file keeps them: all that its results depend on."""
     folder = options.data_dir and str(options.data_dir.absolute())
     content = {**asdict(options), "data_dir": folder}
+    if "band" in content:
+        content["band"] = [_absolute_plan(text) for text in content["band"]]
     return {name: value for name, value in content.items() if name not in PASSING}
+
+
+def _absolute_plan(text: str) -> str:
+    """The band with its plan's file as it is found from everywhere."""
+    kind, _, path = text.strip().partition("=")
+    return f"plan={Path(path).absolute()}" if kind.lower() == "plan" else text
 
 
 def read_options(folder: Path, names: set[str]) -> Record:
@@ -107,6 +122,6 @@ def _read(path: Path, part: str) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))[part]
         if not isinstance(content, dict):
             raise TypeError(f"{part} is not a table")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not the file of a job: {error!r}") from error
     return content

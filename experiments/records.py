@@ -53,7 +53,10 @@ def read_runs(out: Path, settings: Record) -> dict[tuple[str, int], Record]:
             record = json.loads(path.read_text(encoding="utf-8"))
             config = dict(record["config"])
             key = config.pop("band"), config.pop("seed")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if [type(part) for part in key] != [str, int]:
+                raise TypeError("band or seed is of another kind")
+            record["result"]["test_accuracy"], record["curves"]["test_accuracy"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not a record of a run: {error!r}") from error
         differing = differing_setting(config, settings)
         if differing:

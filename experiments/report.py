@@ -46,7 +46,7 @@ def summarise(records: list[Record]) -> list[Record]:
 def table(title: str, summary: list[Record]) -> Table:
     """The summary as a table for the terminal."""
     result = Table(title=title, caption="mean ± standard deviation over the seeds, last epoch")
-    result.add_column("band", no_wrap=True)
+    result.add_column("band", overflow="fold")
     for heading in (
         "test\naccuracy",
         "true\ncompression",

@@ -241,6 +241,8 @@ class Run:
                 epoch, done, sums, seconds = epoch + 1, 0, trainer.no_steps(), 0.0
                 over = epoch > settings.epochs
                 due, asked = self._due((epoch - 1) * trainer.steps, epoch - 1)
+                if over:  # For the record: another process may have to write it.
+                    self.extra["kept"] = self._kept()
                 if over or due:
                     self._save(epoch, 0, state, sums, 0.0)
                     if asked and not over:
@@ -296,23 +298,28 @@ class Run:
         self._saved_at = time.monotonic()
         self._agreement.forget()  # Somebody may have asked for this one twice.
 
+    def _kept(self) -> Record:
+        return {"compression": self.trainer.compression, "saved_bytes": self.trainer.saved_bytes}
+
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _record(self, state: State) -> Record:
         trainer, rows = self.trainer, self._rows
+        kept = self.extra.get("kept") or self._kept()  # Older checkpoints do not tell.
         return {
             "config": self.config,
             **self._provenance,
+            "data_sha256": trainer.examples.sha256,
             "devices": trainer.devices.describe(),
             "result": {
                 "test_accuracy": rows[-1].test_accuracy,
                 "test_loss": rows[-1].test_loss,
-                "compression": trainer.compression,
+                "compression": kept["compression"],
                 "seconds_per_epoch": statistics.median(row.seconds for row in rows),
                 "compile_seconds": trainer.network.compile_seconds,
                 "compilations": trainer.compilations,
-                "saved_bytes": trainer.saved_bytes,
+                "saved_bytes": kept["saved_bytes"],
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             },
             "curves": {name: [getattr(row, name) for row in rows] for name in Epoch._fields},

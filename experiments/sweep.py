@@ -36,8 +36,9 @@ from experiments.comparison import (
 from experiments.data.ucr import ucr_names
 from experiments.errors import UserError
 from experiments.jobs import open_job, options_as_json, parse_job_options
-from experiments.processes import check, is_main, share, supervised
+from experiments.processes import Agreement, check, is_main, share, supervised
 from experiments.records import Record, provenance, read_runs, write_json
+from experiments.runs import stop_on_sigterm
 
 EVERY_SET = "ucr:*"
 
@@ -87,17 +88,21 @@ def run_sweep(options: Options, console: Console) -> None:
     del settings["data"], settings["augment"]  # The latter's default depends on the data.
     failed: dict[str, str] = {}
     with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_sigterm())
         sweep = open_job(out, options_as_json(options), settings)
         share(lambda: stack.enter_context(sweep))
         for number, job in enumerate(jobs, 1):
+            if Agreement().ask(stop.asked, wait=True)[0]:
+                console.print(f"stopped by SIGTERM; go on with --resume {out}", soft_wrap=True)
+                return
             console.rule(f"data set {number}/{len(jobs)} · {job.data}")
             try:
-                if not train.run_job(job, console):
+                if not train.run_job(job, console, stop):
                     return
             except UserError as error:
                 failed[job.data] = str(error)
-                console.print(f"{job.data}: {error}", markup=False, highlight=False)
-                continue
+                text = f"{job.data}: {error}"
+                console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
             last = number == len(jobs)
             share(partial(report_sweep, options, jobs, failed, out, console, last=last))
     if failed:
@@ -151,9 +156,14 @@ def report_sweep(
     for job in jobs:
         if job.data in failed or job.out is None or not job.out.is_dir():
             continue
-        runs = read_runs(job.out, job.settings().as_dict())
+        try:
+            runs = read_runs(job.out, job.settings().as_dict())
+        except UserError:  # It is told when this set's turn comes.
+            continue
         if all((label, seed) in runs for label in labels for seed in seeds):
             sets[job.data] = {label: [runs[label, seed] for seed in seeds] for label in labels}
+    if not sets:
+        return
     comparison = compare(sets)
     content = {
         "settings": {**jobs[0].settings().as_dict(), "data": list(options.data)},

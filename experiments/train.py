@@ -189,8 +189,13 @@ class Options:
         return settings_for(**{k: v for k, v in asdict(self).items() if k in names})
 
 
-def run_job(options: Options, console: Console) -> bool:
+def run_job(options: Options, console: Console, stop: Stop | None = None) -> bool:
     """Train what is not yet there, then report on every run in the output folder.
+
+    Args:
+        options: of the command line.
+        console: where progress is shown.
+        stop: asked after every step; None for one that SIGTERM asks.
 
     Returns:
         Whether the job came to its end; False if SIGTERM stopped it.
@@ -203,8 +208,10 @@ def run_job(options: Options, console: Console) -> bool:
         raise UserError(f"unknown model {settings.model!r}; known: {', '.join(MODELS)}")
     texts = {parse_band(text)[0]: text for text in options.band}
     bands = {label: parse_band(text)[1] for label, text in texts.items()}
-    if not bands or not options.seeds or min(options.seeds) < 0:
-        raise UserError("need at least one --band and one --seeds, and no negative seed")
+    if not bands or not options.seeds or min(options.seeds) < 0 or max(options.seeds) >= 2**31:
+        raise UserError(
+            "need at least one --band and one --seeds, and seeds are whole numbers below 2^31"
+        )
     if options.keep < 1:
         raise UserError(f"keep must be at least 1, got {options.keep}")
     keeping = Keeping(Interval.parse(options.checkpoint_every), options.keep, options.tensorboard)
@@ -227,7 +234,8 @@ def run_job(options: Options, console: Console) -> bool:
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
     job = open_job(out, options_as_json(options), settings.as_dict())
-    with ExitStack() as stack, stop_on_sigterm() as stop:
+    with ExitStack() as stack:
+        stop = stop or stack.enter_context(stop_on_sigterm())
         share(lambda: stack.enter_context(job))
         try:
             _train_all(trainers, texts, options.seeds, out, keeping, console, stop)
@@ -266,11 +274,21 @@ def _train_all(
 ) -> None:
     """Train what has no record yet, seed by seed."""
     settings = next(iter(trainers.values())).settings
-    done = share(lambda: [list(key) for key in read_runs(out, settings.as_dict())])
+    # The data that each was trained on: older records do not tell.
+    done = share(
+        lambda: [
+            [*key, record.get("data_sha256")]
+            for key, record in read_runs(out, settings.as_dict()).items()
+        ]
+    )
+    data_of = {(label, seed): digest for label, seed, digest in done}
+    here = next(iter(trainers.values())).examples.sha256
+    if any(digest not in (None, here) for digest in data_of.values()):
+        raise UserError(f"the runs in {out} were trained on other data: choose another --out")
     todo = [(label, seed) for seed in dict.fromkeys(seeds) for label in trainers]
     for number, (label, seed) in enumerate(todo, 1):
         title = f"run {number}/{len(todo)} · {label} · seed {seed}"
-        if [label, seed] in done:
+        if (label, seed) in data_of:
             console.print(f"{title} · already done", highlight=False)
             continue
         if Agreement().ask(stop.asked, wait=True)[0]:

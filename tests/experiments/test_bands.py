@@ -19,6 +19,8 @@ from experiments.errors import UserError
         ("Compression=0", "compression=0", Compression(0.0)),
         ("modes=8, 3", "modes=8,3", Modes(8, 3)),
         ("energy=.950", "energy=0.95", Energy(0.95)),
+        ("energy=0.99999990", "energy=0.9999999", Energy(0.9999999)),
+        ("compression=0.1234567", "compression=0.1234567", Compression(0.1234567)),
         (
             "energy=0.9, at-most=compression=.50",
             "energy=0.9,at-most=compression=0.5",

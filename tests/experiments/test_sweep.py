@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import train
+from experiments import sweep, train
 from experiments.comparison import compare, comparison_table, draw_accuracies, draw_ranks
 from experiments.data.ucr import ucr_names
 from experiments.errors import UserError
@@ -175,6 +177,49 @@ def test_sweep_trains_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "run_job", lambda *_: False)
     assert main([*words, "--seeds", "0"]) == 0
     assert "data set 2/2" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_a_failed_last_set_and_a_damaged_later_record(tmp_path, capsys):
+    """The sets before it and after are trained, and the report tells of all."""
+    archive(tmp_path, First=20, Coffin=30, Last=40)
+    out = tmp_path / "out"
+    words = ["--data-dir", str(tmp_path), "--epochs", "1", "--out", str(out), "--seeds", "0"]
+    words += ["--checkpoint-every", "never", "--band", "none", "--data"]
+    names = ["ucr:First", "ucr:Coffin", "ucr:Last"]
+    (out / "ucr-Coffin").mkdir(parents=True)
+    (out / "ucr-Coffin/none_seed-0.json").write_text("{")
+    for last in (False, True):
+        order = [names[0], names[2], names[1]] if last else names
+        assert main([*words, *order]) == 2
+        ended = capsys.readouterr()
+        assert "ucr:Coffin: " in ended.out
+        assert "mean of 2" in ended.out
+        content = json.loads((out / "results.json").read_text())
+        assert list(content["sets"]) == ["ucr:First", "ucr:Last"]
+        assert "not a record" in content["failed"]["ucr:Coffin"]
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_sigterm_between_two_sets_ends_the_sweep(tmp_path, capsys, monkeypatch):
+    archive(tmp_path, First=20, Last=40)
+    out = tmp_path / "out"
+    words = ["--data-dir", str(tmp_path), "--epochs", "1", "--out", str(out), "--seeds", "0"]
+    words += ["--checkpoint-every", "never", "--band", "none", "--data", "ucr:First", "ucr:Last"]
+    write = sweep.report_sweep
+
+    def report(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*args, **options)
+
+    monkeypatch.setattr(sweep, "report_sweep", report)
+    assert main(words) == 0
+    assert "stopped by SIGTERM; go on with --resume" in capsys.readouterr().out
+    assert (out / "ucr-First/none_seed-0.json").exists()
+    assert not (out / "ucr-Last").exists()
+    monkeypatch.setattr(sweep, "report_sweep", write)
+    assert main(["--resume", str(out)]) == 0
+    assert "mean of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

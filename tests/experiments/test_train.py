@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -22,17 +23,19 @@ from tensorboardX.proto import event_pb2
 
 from experiments import killtest
 from experiments.checkpoints import read_arrays
+from experiments.command import run_command
 from experiments.config import settings_for
 from experiments.data import load_digits
+from experiments.errors import UserError
 from experiments.examples import place
-from experiments.jobs import open_job
+from experiments.jobs import open_job, options_as_json
 from experiments.loop import Epoch, Trainer
 from experiments.metrics import Metrics
 from experiments.progress import Length, progress
 from experiments.records import git_revision
 from experiments.report import summarise
 from experiments.runs import Interval, Keeping, Run, Stop, Stopped
-from experiments.train import main
+from experiments.train import Options, main
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--limit", "128", "--band", "none", "compression=0.5"]
@@ -139,7 +142,9 @@ def test_summary_of_known_numbers():
         (["--band", "compression=1.2"], "rate must satisfy 0 <= rate < 1, got 1.2"),
         (["--band"], "need at least one --band"),
         (["--band", "modes=3"], "model cnn: "),
-        (["--seeds", "-1"], "no negative seed"),
+        (["--seeds", "-1"], "seeds are whole numbers below 2^31"),
+        (["--seeds", "0", "2147483648"], "seeds are whole numbers below 2^31"),
+        (["--plateau-patience", "10000000000"], "plateau_patience must be below 2^31"),
         (["--seeds"], "at least one --band and one --seeds"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--epochs", "many"], "--epochs"),
@@ -395,3 +400,56 @@ def test_progress_within_a_long_epoch(monkeypatch):
     assert lines[0].startswith("run 1/1 · epoch 1/2, step 40/100 · loss 0.5000 · accuracy 75.00 %")
     assert "20 images/s" in lines[0]
     assert lines[2].endswith("ETA 0:02:30")
+
+
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("band", ["energy=0.9", "schedule=piecewise:none@0+compression=0.5@1"])
+def test_a_record_lost_after_the_last_checkpoint_is_written_again(tmp_path, band):
+    """Nothing is left to train, and no layer has been run: the checkpoint has what it tells."""
+    words = ["--limit", "128", "--epochs", "2", "--seeds", "0", "--band", band]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*_seed-0.json")
+    before = json.loads(path.read_text())["result"]
+    assert before["compression"]["total"] > 0.2
+    path.unlink()
+    assert main(["--resume", str(tmp_path)]) == 0
+    after = json.loads(path.read_text())["result"]
+    for name in ("compression", "saved_bytes", "test_accuracy", "test_loss"):
+        assert after[name] == before[name]
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_runs_on_other_data_are_not_mixed(tmp_path, capsys):
+    words = ["--limit", "64", "--epochs", "1", "--seeds", "0", "--band", "none"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    path = tmp_path / "none_seed-0.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "data_sha256": "0" * 64}))
+    capsys.readouterr()
+    assert main(["--resume", str(tmp_path), "--seeds", "0", "1"]) == 2
+    assert_one_line(capsys, "were trained on other data: choose another --out")
+    assert not (tmp_path / "none_seed-1.json").exists()
+
+
+def test_a_folder_is_locked_whatever_happens_to_its_files(tmp_path):
+    with open_job(tmp_path / "out", {}, {"epochs": 1}):
+        (tmp_path / "out/job.json").unlink()
+        with (
+            pytest.raises(UserError, match="another process is training into"),
+            open_job(tmp_path / "out", {}, {"epochs": 2}),
+        ):
+            pass
+
+
+def test_out_of_memory_is_one_line(capsys):
+    def action():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    assert run_command(action, "") == 2
+    assert_one_line(capsys, "out of memory: choose a smaller --batch-size")
+
+
+def test_a_plan_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = options_as_json(Options(band=("none", "plan=some/plan.json")))
+    assert stored["band"] == ["none", f"plan={tmp_path / 'some/plan.json'}"]
