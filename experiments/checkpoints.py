@@ -14,7 +14,9 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -129,7 +131,7 @@ class Checkpoints:
             self._remove_old()
 
         reason = None
-        with _quiet():
+        with _quiet(), _uninterrupted():
             try:
                 share(prepare)
                 # Every process writes what its devices have.
@@ -291,6 +293,22 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         sys.unraisablehook = hook
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C takes effect behind it: orbax's threads would go on with what nobody waits for."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _hush() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from experiments.command import parse_options
 from experiments.errors import UserError
@@ -79,6 +79,10 @@ def parse_job_options(kind: type[T], words: Sequence[str], program: str) -> T:
     if options.out is not None and options.out != options.resume:
         raise UserError(f"--resume {options.resume} writes there, not into --out {options.out}")
     stored = read_options(options.resume, {field.name for field in fields(options)})
+    hints = get_type_hints(kind)
+    for name, value in stored.items():
+        if not _is_of_kind(value, hints[name]):
+            raise UserError(f"{options.resume / FILE}: the option {name!r} cannot be {value!r}")
     folder = stored.pop("data_dir", None)
     default: Any = kind(
         **{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()},
@@ -94,6 +98,19 @@ def options_as_json(options: Any) -> Record:
     if "band" in content:
         content["band"] = [_absolute_plan(text) for text in content["band"]]
     return {name: value for name, value in content.items() if name not in PASSING}
+
+
+def _is_of_kind(value: Any, hint: Any) -> bool:
+    """Whether an option's value, read from JSON, is of the type that the command line gives it."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return isinstance(value, list) and all(_is_of_kind(part, parts[0]) for part in value)
+    if origin is Literal:
+        return value in parts
+    if parts:
+        return any(_is_of_kind(value, part) for part in parts)
+    kinds = {float: (float, int), Path: (str,)}
+    return type(value) in kinds.get(hint, (hint,))
 
 
 def _absolute_plan(text: str) -> str:

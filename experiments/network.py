@@ -233,7 +233,7 @@ class Network:
             # A gradient that overflowed is left out and the scale halved; at a scale of 1 it is
             # the network itself that diverges.
             kept = State(state.params, stats, state.optimizer, None)
-            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, kept)
+            after = _either(finite, jnp.isfinite(loss), after, kept)
             after = after._replace(scale=state.scale.after(finite))
             healthy |= jnp.isfinite(loss) & (state.scale.scale > 1)
         steps = sums.steps + 1
@@ -281,3 +281,20 @@ def all_finite(tree: Any) -> jax.Array:
     """
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
     return jnp.isfinite(jnp.array(largest)).all()
+
+
+def _either(finite: jax.Array, seen: jax.Array, new: State, old: State) -> State:
+    """The new state where the gradient was finite.
+
+    A plateau's means are over epochs, whose steps it counts: it takes every loss that was
+    ``seen``, or those of later epochs would be cut elsewhere.
+    """
+
+    def is_plateau(part: Any) -> bool:
+        return isinstance(part, optax.contrib.ReduceLROnPlateauState)
+
+    def choose(new: Any, old: Any) -> Any:
+        taken = seen if is_plateau(new) else finite
+        return jax.tree.map(lambda n, o: jnp.where(taken, n, o), new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_plateau)

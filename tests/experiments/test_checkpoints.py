@@ -6,6 +6,7 @@ import json
 import logging
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -342,3 +343,19 @@ def test_other_processes_know_what_is_intact(copy, monkeypatch):
     monkeypatch.setattr(Failing, "error", OSError("the disk is full"))
     with pytest.raises(UserError, match=r"that of step 14 is intact: the disk is full"):
         folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
+
+
+def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch):
+    """Ctrl-C while orbax writes: the checkpoint is whole, and then the program is interrupted."""
+    save = ocp.StandardCheckpointer.save
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return save(*args, **options)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", interrupted)
+    folder = Folder(tmp_path / "checkpoints")
+    with pytest.raises(KeyboardInterrupt):
+        folder.checkpoints.save(10, state_of(10), sums_of(10), position_of(2, 0, [0.5]))
+    assert_restored(folder.restore(), 10, position_of(2, 0, [0.5]))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -17,7 +17,7 @@ from experiments import data
 from experiments.augment import flip_and_crop
 from experiments.benchmarks.loop import main as benchmark
 from experiments.config import settings_for
-from experiments.data import Dataset
+from experiments.data import Dataset, load_digits
 from experiments.errors import UserError
 from experiments.examples import place
 from experiments.loop import Epoch, Trainer
@@ -255,6 +255,23 @@ def test_half_precision(small, band):
     assert (float(state.scale.scale), int(state.scale.good)) == (2.0**23, 0)
     assert np.isfinite(_flat(state.stats)).all()
     assert row.train_loss == steps["fp16"][1].train_loss
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_a_plateau_counts_steps_whose_gradient_overflows():
+    """Else its means, which are of epochs, would begin within them from then on."""
+    settings = settings_for(
+        "cnn", "digits", limit=128, batch_size=32, epochs=2, precision="fp16", schedule="plateau"
+    )
+    trainer = Trainer(settings, place(load_digits().limited(128)), None)
+    assert trainer.steps == 4
+    over = trainer.start(0)._replace(scale=LossScale(jnp.float32(2.0**24), jnp.int32(0)))
+    state, row = trainer.run_epoch(over, 0, 1)
+    assert float(state.scale.scale) < 2.0**24
+    parts = jax.tree.leaves(state.optimizer, is_leaf=lambda part: hasattr(part, "plateau_count"))
+    (plateau,) = (part for part in parts if hasattr(part, "plateau_count"))
+    assert int(plateau.count) == 0
+    assert float(plateau.best_value) == pytest.approx(row.train_loss, rel=1e-5)
 
 
 def test_every_number_that_is_not_finite_is_found():

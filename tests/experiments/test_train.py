@@ -453,3 +453,28 @@ def test_a_plan_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stored = options_as_json(Options(band=("none", "plan=some/plan.json")))
     assert stored["band"] == ["none", f"plan={tmp_path / 'some/plan.json'}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data_dir", 5),
+        ("seeds", 3),
+        ("seeds", "abc"),
+        ("seeds", ["a"]),
+        ("epochs", "x"),
+        ("band", None),
+        ("band", [1]),
+        ("keep", 1.5),
+        ("tensorboard", 1),
+    ],
+)
+def test_a_damaged_option_of_a_job_is_one_line(tmp_path, capsys, name, value):
+    with open_job(tmp_path, options_as_json(Options()), {}):
+        pass
+    path = tmp_path / "job.json"
+    content = json.loads(path.read_text())
+    content["options"][name] = value
+    path.write_text(json.dumps(content))
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert_one_line(capsys, f"the option {name!r} cannot be {value!r}")
