@@ -55,8 +55,13 @@ def lines() -> Iterator[str]:
 def _defined(module: types.ModuleType) -> Iterator[str]:
     for name in dir(module):
         value = getattr(module, name)
-        where = value.__name__ if isinstance(value, types.ModuleType) else value.__module__ if (
-            isinstance(value, type | types.FunctionType)) else ""
+        where = (
+            value.__name__
+            if isinstance(value, types.ModuleType)
+            else value.__module__
+            if (isinstance(value, type | types.FunctionType))
+            else ""
+        )
         public = not name.startswith("_") and not where.rpartition(".")[2].startswith("__")
         if public and where.startswith(module.__name__):
             yield name

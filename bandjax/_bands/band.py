@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from bandjax._bands.boxes import Grid, candidate_boxes, nearest_box
 
@@ -59,6 +59,10 @@ class Compression:
 class Modes:
     """Keep the frequencies ``|u_i| <= U_i``, one limit for each spatial axis.
 
+    A limit is no count: ``Modes(12)`` keeps ``u = -12 ... 12``, which are 25 coefficients on an
+    axis that holds both signs, and 13 on the last one, of which a real input needs ``u >= 0``
+    alone. Neural operators count coefficients: for their ``n_modes`` see :meth:`from_n_modes`.
+
     Args:
       *limits: the limits ``U_i``, non-negative integers, at most ``g_i // 2`` on a grid of ``g_i``.
 
@@ -80,6 +84,31 @@ class Modes:
                 raise ValueError(f"Modes limits must be >= 0, got {limit}")
         object.__setattr__(self, "limits", tuple(int(limit) for limit in limits))
 
+    @classmethod
+    def from_n_modes(cls, *n_modes: int) -> Self:
+        """Returns the band of neural operators' ``n_modes``, which count both signs.
+
+        The limits are ``n_modes[i] // 2``. Everything that ``n_modes`` keeps is kept; of an even
+        number ``n`` they keep ``-n/2 ... n/2 - 1``, and this band, which is symmetric, ``n/2`` too.
+
+        Args:
+          *n_modes: coefficients of each axis, at least 1.
+
+        Raises:
+          TypeError: a count is not an integer.
+          ValueError: there is no count, or one is below 1.
+
+        Example:
+          >>> Modes.from_n_modes(24, 25)
+          Modes(12, 12)
+        """
+        for count in n_modes:
+            if isinstance(count, bool) or not isinstance(count, numbers.Integral):
+                raise TypeError(f"n_modes must consist of integers, got {count!r}")
+            if count < 1:
+                raise ValueError(f"n_modes must be >= 1, got {count}")
+        return cls(*(count // 2 for count in n_modes))
+
     def __repr__(self) -> str:
         return f"Modes({', '.join(map(str, self.limits))})"
 
@@ -93,7 +122,8 @@ class Modes:
             if limit > g // 2:
                 raise ValueError(
                     f"{self!r} keeps |u| <= {limit} on spatial axis {axis}, but its grid of {g} "
-                    f"has no frequency above {g // 2}"
+                    f"has no frequency above {g // 2}; to count coefficients of both signs, use "
+                    f"Modes.from_n_modes"
                 )
         return self.limits
 

@@ -19,6 +19,7 @@ def choose(
     spec: ConvSpec,
     dtype: np.dtype[Any],
     domain: FilterDomain = "spatial",
+    platform: str | None = None,
 ) -> type[Method]:
     """Returns the class that computes a convolution.
 
@@ -31,13 +32,14 @@ def choose(
       spec: method and implementation asked for.
       dtype: of the arrays.
       domain: whether the filter is given by its taps or by its spectrum.
+      platform: as ``jax.default_backend()`` names it, which is the default.
 
     Raises:
       RuntimeError: native kernels are asked for, and there are none.
       ValueError: they are asked for a method or a type that they do not have; or the method does
         not take such a filter.
     """
-    platform = jax.default_backend()
+    platform = jax.default_backend() if platform is None else platform
     classes = [c for c in CLASSES if c.supports(geometry, dtype, platform, domain)]
     if spec.implementation == "native":
         _require_native(spec.method, dtype, platform)

@@ -13,7 +13,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
+from scipy.fft import next_fast_len
 
 from bandjax._bands.band import Band, Energy, check_band, resolve_modes
 from bandjax._bands.boxes import kept_per_axis
@@ -247,15 +249,10 @@ def _resolve_padding(
     """
     rank = len(extents)
     if isinstance(padding, str):
-        sizes = list(zip(extents, windows, strides, strict=True))
         match padding:
-            case "VALID":
-                return ((0, 0),) * rank
-            case "SAME" | "SAME_LOWER":
-                totals = [max((-(-e // s) - 1) * s + w - e, 0) for e, w, s in sizes]
-                if padding == "SAME":
-                    return tuple((total // 2, total - total // 2) for total in totals)
-                return tuple((total - total // 2, total // 2) for total in totals)
+            case "VALID" | "SAME" | "SAME_LOWER":
+                pads = jax.lax.padtype_to_pads(extents, windows, strides, padding)
+                return tuple((int(low), int(high)) for low, high in pads)
             case "CIRCULAR":
                 return tuple(((w - 1) // 2, w // 2) for w in windows)
             case "CAUSAL":
@@ -346,7 +343,7 @@ def _resolve_grid(
 ) -> tuple[int, ...]:
     minimum = tuple(e + max(lo, hi, 0) for e, (lo, hi) in zip(extents, pads, strict=True))
     if grid is None:
-        return tuple(g if g <= 64 else _next_5_smooth(g) for g in minimum)
+        return tuple(g if g <= 64 else next_fast_len(g, real=True) for g in minimum)
     grids = _per_axis("grid", grid, len(minimum))
     if any(g < least for g, least in zip(grids, minimum, strict=True)):
         raise ValueError(
@@ -363,17 +360,3 @@ def _circular_grid(grid: Any, periods: tuple[int, ...]) -> tuple[int, ...]:
             f"input dilation; got {grid!r}"
         )
     return periods
-
-
-def _next_5_smooth(n: int) -> int:
-    """Returns the least integer >= n with no prime factor above 5, a fast length for an FFT."""
-    best = 1 << (n - 1).bit_length()
-    fives = 1
-    while fives < best:
-        threes = fives
-        while threes < best:
-            rest = -(-n // threes)
-            best = min(best, threes << (rest - 1).bit_length())
-            threes *= 3
-        fives *= 5
-    return best

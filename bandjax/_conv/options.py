@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax.numpy as jnp
+import numpy as np
 
 from bandjax._bands.band import Band, check_band
 from bandjax._conv.methods import CLASSES
@@ -27,7 +29,7 @@ class ConvSpec:
     """
 
     band: Band = None
-    grid: int | tuple[int, ...] | None = None
+    grid: int | Sequence[int] | None = None
     method: str = "auto"
     implementation: str | None = None
     residual_dtype: Any = None
@@ -45,8 +47,8 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         check_band(self.band)
-        if isinstance(self.grid, list):
-            object.__setattr__(self, "grid", tuple(self.grid))
+        if isinstance(self.grid, Sequence | np.ndarray):
+            object.__setattr__(self, "grid", tuple(self.grid))  # hashable
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.implementation not in IMPLEMENTATIONS:

@@ -109,7 +109,8 @@ def _band_limited(kind: Any) -> Any:
         finally:
             reached.reset(token)
 
-    convolution = type(BandConv)("BandConv", (BandConv,), {"__call__": convolve})
+    metaclass: Any = type(BandConv)
+    convolution = metaclass("BandConv", (BandConv,), {"__call__": convolve})
     body = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
     limited: Any = type(kind)(f"Band{kind.__name__}", (kind, convolution), body)
     return limited

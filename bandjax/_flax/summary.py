@@ -14,6 +14,7 @@ from bandjax._conv.choose import choose
 from bandjax._conv.counts import multiply_adds, residual_bytes
 from bandjax._conv.geometry import ConvGeometry, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
+from bandjax._conv.methods import FilterDomain
 from bandjax._conv.options import ConvSpec
 from bandjax._flax.layer import arguments_of
 from bandjax._flax.observe import Call, observe
@@ -379,7 +380,7 @@ def _of_call(call: Call) -> LayerSummary:
         )
     geometry = _geometry(layer, options, shape, kernel_shape)
     spec = ConvSpec.of(options)
-    domain = getattr(layer, "param_domain", "spatial")
+    domain: FilterDomain = getattr(layer, "param_domain", "spatial")
     method = choose(geometry, spec, dtype, domain)
     transforms, products = multiply_adds(method, geometry, domain)
     return dataclasses.replace(

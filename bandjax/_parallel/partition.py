@@ -47,7 +47,8 @@ def partitioned(
         assigned: dict[str, Any] = {}
         used: set[str] = set()
         for axes, shape in zip(operands, shapes, strict=True):
-            spec = tuple(shape.sharding.spec)
+            # Without Shardy an operand that is not sharded may have no sharding at all.
+            spec = tuple(shape.sharding.spec) if shape.sharding is not None else ()
             for name, entry in zip(axes, spec + (None,) * (len(axes) - len(spec)), strict=True):
                 mesh_axes = entry if isinstance(entry, tuple) else (entry,) if entry else ()
                 free = name in shared and name not in assigned

@@ -146,7 +146,7 @@ def from_corners(top: jax.Array, bottom: jax.Array, grid: Sequence[int]) -> jax.
 
 
 def shift_dc(spectrum: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Moves DC from the corner to the centre of ``axes``, by two slices an axis.
+    """Moves DC from the corner to the centre of ``axes``.
 
     In two dimensions the quadrants change places, I with III and II with IV. In the shifted order a
     band is one contiguous slice. Every axis must hold both signs of the frequency: leave the last
@@ -154,23 +154,12 @@ def shift_dc(spectrum: jax.Array, axes: Sequence[int]) -> jax.Array:
 
     Source: Dziedzic et al., supplement 1.1.
     """
-    for axis in axes:
-        spectrum = _rotate(spectrum, (spectrum.shape[axis] + 1) // 2, axis)
-    return spectrum
+    return jnp.fft.fftshift(spectrum, tuple(axes))
 
 
 def unshift_dc(spectrum: jax.Array, axes: Sequence[int]) -> jax.Array:
     """Moves DC from the centre of ``axes`` back to the corner; undoes :func:`shift_dc`."""
-    for axis in axes:
-        spectrum = _rotate(spectrum, spectrum.shape[axis] // 2, axis)
-    return spectrum
-
-
-def _rotate(x: jax.Array, first: int, axis: int) -> jax.Array:
-    """Starts ``axis`` at index ``first``."""
-    axis %= x.ndim
-    head = jax.lax.slice_in_dim(x, 0, first, axis=axis)
-    return jnp.concatenate([jax.lax.slice_in_dim(x, first, None, axis=axis), head], axis=axis)
+    return jnp.fft.ifftshift(spectrum, tuple(axes))
 
 
 def _drop_imaginary_edges(spectrum: jax.Array, g: int) -> jax.Array:

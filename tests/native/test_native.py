@@ -20,7 +20,8 @@ import pytest
 from calls import HERE, chosen, export_checks, native, quick_jit
 
 import bandjax
-from bandjax import _extension, _native, _native_product, _native_transform
+from bandjax._native import call as native_call
+from bandjax._native import extension, product, transform
 
 HALF = bandjax.Compression(0.5)
 # The type of samples and spectra, that of sums, and the relative error.
@@ -193,7 +194,7 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
 
     out = shape(k0, k1, n, groups * o, dtype=summed)
     back = shape(k0, k1, n, groups * c, dtype=summed)
-    workspace = _native_product.filter_workspace(
+    workspace = product.filter_workspace(
         "cpu", x_re.shape, groups * o, groups, (t0, t1), np.dtype(summed)
     )
     results = [
@@ -350,7 +351,7 @@ def test_products_that_do_not_fit(change, result, groups):
 def test_a_workspace_that_is_too_small():
     x, y = (jnp.ones((3, 2, 2, c), jnp.float32) for c in (4, 6))
     tables = (jnp.ones(OUTER, jnp.float32), jnp.ones(INNER, jnp.float32))
-    needed = _native_product.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
+    needed = product.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
     chunks = needed.size // (4 * int(np.prod(TAPS)))
     assert chunks > 1
     results = [shape(*TAPS, dtype=jnp.float32), shape(needed.size - 1, dtype=jnp.uint8)]
@@ -419,20 +420,20 @@ def test_float32_at_the_sizes_of_networks(x_shape, kernel_shape, band, arguments
 
 
 @pytest.fixture
-def twins():
+def fallbacks():
     """A way to call a function with the kernels' equals in XLA in the kernels' place."""
     caches = [
         value
-        for module in (_native_product, _native_transform)
+        for module in (product, transform)
         for value in vars(module).values()
         if hasattr(value, "cache_clear")
     ]
 
-    def by_twins(f, *args):
+    def by_fallbacks(f, *args):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_extension, "available", lambda platform: False)
-            patch.setattr(_native, "require", lambda platform: None)
-            patch.setattr(_native, "supports", lambda dtype, platform: True)
+            patch.setattr(extension, "available", lambda platform: False)
+            patch.setattr(native_call, "require", lambda platform: None)
+            patch.setattr(native_call, "supports", lambda dtype, platform: True)
             for cache in caches:
                 cache.cache_clear()
             compiled = jax.jit(f).lower(*args).compile()
@@ -443,7 +444,7 @@ def twins():
         )
         return compiled(*args)
 
-    return by_twins
+    return by_fallbacks
 
 
 @pytest.mark.no_cover
@@ -461,10 +462,12 @@ def twins():
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
-def test_the_kernels_equal_their_twins(twins, x_shape, kernel_shape, band, arguments, dtype):
+def test_the_kernels_equal_their_fallbacks(
+    fallbacks, x_shape, kernel_shape, band, arguments, dtype
+):
     x, kernel = normal(4, *x_shape, dtype=dtype), normal(5, *kernel_shape, dtype=dtype)
     run = step(band, chosen("native"), **arguments)
-    expected = twins(lambda x, kernel: run(x, kernel, None), x, kernel)
+    expected = fallbacks(lambda x, kernel: run(x, kernel, None), x, kernel)
     compiled = jax.jit(lambda x, kernel: run(x, kernel, None)).lower(x, kernel).compile()
     for target in ("analysis", "synthesis", "multiply_sum", "input_product", "filter_product"):
         assert f'custom_call_target="bandjax_{target}"' in compiled.as_text()
@@ -637,8 +640,8 @@ def test_only_one_method_is_native(method):
 
 @pytest.mark.parametrize("method", ["auto", "dft"])
 def test_without_kernels(monkeypatch, method):
-    missing = _extension._Extension(None, "no compiler at install")
-    monkeypatch.setattr(_extension, "_load", lambda: missing)
+    missing = extension._Extension(None, "no compiler at install")
+    monkeypatch.setattr(extension, "_load", lambda: missing)
     x, kernel = normal(1, 2, 8, 3), normal(2, 3, 3, 4)
     with pytest.raises(RuntimeError, match=r"'cpu': no compiler at install; pip install .* builds"):
         bandjax.band_conv(x, kernel, HALF, method=method, implementation="native")

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 import bandjax
-from bandjax import _spectral_layer
+from bandjax._flax import spectral_layer
 from bandjax.spectral import kernel_to_spectrum, spectrum_to_kernel
 
 HALF = bandjax.Compression(0.5)
@@ -315,7 +315,7 @@ def test_a_sharding_names_the_axes_of_the_spectrum():
             assert layer.kernel.get_metadata()["out_sharding"] == spec
             assert layer.kernel[...].sharding.spec == P(*names)
     spec = NamedSharding(mesh, P(*names))
-    there = _spectral_layer.metadata_with_planes({"out_sharding": spec, "a": 1}, planes=True)
+    there = spectral_layer.metadata_with_planes({"out_sharding": spec, "a": 1}, planes=True)
     assert there == {"out_sharding": NamedSharding(mesh, P(None, *names)), "a": 1}
     init = flax.linen.with_partitioning(flax.linen.initializers.lecun_normal(), names)
     boxed = bandjax.linen.BandConv(4, (3, 3), param_domain="spectral", kernel_init=init)

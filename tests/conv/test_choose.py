@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import bandjax
-from bandjax._cost import cheapest
+from bandjax._conv.choose import choose
+from bandjax._conv.options import ConvSpec
+from bandjax._native import extension
 
+FLOAT32 = np.dtype(np.float32)
 HALF, QUARTER = bandjax.Compression(0.5), bandjax.Compression(0.75)
 
 
 def choice(x_shape, kernel_shape, band, platform="cpu", **options):
     geometry = bandjax.conv_geometry(x_shape, kernel_shape, band, **options)
-    method, native = cheapest(geometry, platform, native=False)
-    assert not native
-    return method
+    return choose(geometry, ConvSpec(implementation="xla"), FLOAT32, platform=platform).name
 
 
 def choice_with_kernels(x_shape, kernel_shape, band, platform="cpu", **options):
     geometry = bandjax.conv_geometry(x_shape, kernel_shape, band, **options)
-    method, native = cheapest(geometry, platform, native=True)
-    assert method == "dft" or not native
-    return "native" if native else method
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extension, "available", lambda platform: True)
+        method = choose(geometry, ConvSpec(), FLOAT32, platform=platform)
+    return "native" if method.native else method.name
 
 
 # What was fastest by a wide margin when every method was timed on two AVX-512 cores.

@@ -20,7 +20,8 @@ from flax import nnx
 
 import bandjax
 from bandjax import Compression, Energy, LayerPlan, Modes, Plan
-from bandjax._calibrate import smallest_box
+from bandjax._bands.boxes import smallest_box
+from bandjax._bands.frequencies import hermitian_weights
 
 
 def energies(inputs, grid, dilation=1):
@@ -154,10 +155,11 @@ def test_smallest_box_of_random_energies(grid):
         power = energies([rng.normal(size=(2, *grid, 1)) ** 3], grid)
         half = power[..., : grid[-1] // 2 + 1]
         if math.prod(grid) == 1:
-            assert smallest_box(half, grid, Energy(share)) == ((0,), 1.0)
+            assert smallest_box(half, grid, Energy(share).boxes(grid), share) == ((0,), 1.0)
             continue
         box, held = smallest_by_search(power, share)
-        modes, kept = smallest_box(half, grid, Energy(share))
+        energy = half * hermitian_weights(grid[-1], grid[-1] // 2)
+        modes, kept = smallest_box(energy, grid, Energy(share).boxes(grid), share)
         assert modes == box
         assert kept == pytest.approx(held)
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import pytest
 
 import bandjax
-from bandjax import _extension
+from bandjax._native import extension
 
-RUNNING = _extension._running_version()
+RUNNING = extension._running_version()
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def registered(monkeypatch):
     """Forgets what was loaded, and notes what is registered in place of registering it."""
     calls = []
     monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *a, **k: calls.append((*a, k)))
-    _extension._load_once.cache_clear()
+    extension._load_once.cache_clear()
     yield calls
-    _extension._load_once.cache_clear()
+    extension._load_once.cache_clear()
 
 
 def install(monkeypatch, missing="", **attributes):
@@ -54,15 +54,15 @@ def test_cpu_handlers_are_registered_once(monkeypatch, registered):
         ("bandjax_one", "one", {"platform": "cpu"}),
         ("bandjax_two", "two", {"platform": "cpu"}),
     ]
-    assert _extension.available("cpu")
-    _extension.require("cpu")
+    assert extension.available("cpu")
+    extension.require("cpu")
 
 
 def test_without_cuda_handlers(monkeypatch, registered):
     install(monkeypatch)
-    assert not _extension.available("cuda")
+    assert not extension.available("cuda")
     with pytest.raises(RuntimeError, match=r"'cuda': built without CUDA; .*BANDJAX_CUDA=ON"):
-        _extension.require("cuda")
+        extension.require("cuda")
 
 
 def test_cuda_handlers(monkeypatch, registered):
@@ -75,24 +75,24 @@ def test_cuda_handlers(monkeypatch, registered):
     )
     assert bandjax.native_status() == "native: available (cpu: avx2, cuda: sm_80, sm_90a)"
     assert registered == [("bandjax_one", "one", {"platform": "CUDA"})]
-    assert _extension.available("cuda")
-    _extension.require("cuda")
+    assert extension.available("cuda")
+    extension.require("cuda")
 
 
 def test_another_platform(monkeypatch, registered):
     install(monkeypatch)
-    assert not _extension.available("rocm")
+    assert not extension.available("rocm")
     with pytest.raises(RuntimeError, match="'rocm': there are some for 'cpu' and 'cuda' alone"):
-        _extension.require("rocm")
+        extension.require("rocm")
 
 
 def unavailable(reason):
     """Checks that nothing is available and that every message gives the reason."""
     assert bandjax.native_status() == f"native: unavailable ({reason})"
     for platform, cure in [("cpu", "given a compiler"), ("cuda", "BANDJAX_CUDA=ON")]:
-        assert not _extension.available(platform)
+        assert not extension.available(platform)
         with pytest.raises(RuntimeError) as error:
-            _extension.require(platform)
+            extension.require(platform)
         assert f"{platform!r}: {reason}; pip install" in str(error.value)
         assert cure in str(error.value)
 
@@ -145,7 +145,7 @@ def test_an_older_version_than_the_runtime_s(monkeypatch, registered, tmp_path):
     install(monkeypatch, FFI_API_VERSION=(0, 3))
     header(tmp_path, "#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 5\n")
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
-    assert _extension.available("cpu")
+    assert extension.available("cpu")
     assert len(registered) == 2
 
 
@@ -172,7 +172,7 @@ def test_what_was_built_loads():
     status = bandjax.native_status()
     if missing:
         assert status.startswith("native: unavailable (")
-        assert not _extension.available("cpu")
+        assert not extension.available("cpu")
         return
     assert status.startswith("native: available (cpu: ")
     module = importlib.import_module("bandjax._ffi")
@@ -199,7 +199,7 @@ def in_a_new_process(isa):
 
 def test_the_instruction_set_that_the_environment_names():
     portable, unknown = in_a_new_process("portable"), in_a_new_process("mmx")
-    if _extension.available("cpu"):
+    if extension.available("cpu"):
         assert portable.startswith("native: available (cpu: portable")
         assert unknown.startswith("native: unavailable (bandjax._ffi does not load: ")
         assert "BANDJAX_CPU_ISA must be one of " in unknown

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-SOURCES = Path(__file__).parents[1] / "ffi" / "cuda"
+SOURCES = Path(__file__).parents[2] / "ffi" / "cuda"
 KERNELS = ("transform", "multiply", "filter_product", "paper", "handlers")
 # Of the handlers for a GPU; without it, they are emulated.
 LIBRARY = os.environ.get("BANDJAX_CUDA_LIBRARY")
