@@ -47,7 +47,7 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         check_band(self.band)
-        if isinstance(self.grid, Sequence | np.ndarray):
+        if isinstance(self.grid, list | np.ndarray):
             object.__setattr__(self, "grid", tuple(self.grid))  # hashable
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
