@@ -9,18 +9,19 @@ from typing import Any
 from flax import nnx
 
 import bandjax
-from experiments.errors import UserError
 from experiments.models.cnn import CNN
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
 from experiments.models.layers import compute_in, keep_spectra_in
 from experiments.models.lenet import LeNet
-from experiments.models.resnet import ResNet, resnet50
+from experiments.models.resnet import ResNet, resnet20, resnet50
+from experiments.settings.errors import UserError
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cnn": CNN,
     "fcn": FCN,
     "lenet": LeNet,
+    "resnet20": resnet20,  # for CIFAR
     "resnet18": ResNet,  # the stem for CIFAR
     "resnet18-pool": functools.partial(ResNet, stem_pool=True),  # as the paper trains it
     "resnet50": resnet50,  # the stem for ImageNet

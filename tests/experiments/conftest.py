@@ -21,4 +21,4 @@ def _standard_promotion() -> Iterator[None]:
 def quick_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and evaluation steps that take less time to compile, and more to run."""
     jit = functools.partial(jax.jit, compiler_options=compiler_options())
-    monkeypatch.setattr("experiments.network._jit", jit)
+    monkeypatch.setattr("experiments.training.network._jit", jit)
