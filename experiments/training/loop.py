@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -265,16 +266,21 @@ class Trainer:
         self._drawn.clear()
         return self.examples.steps(*drawn, size, range(done, self.steps))
 
-    @cached_property
+    @property
     def _draw(self) -> Callable[[int, int], tuple[jax.Array, jax.Array]]:
         """The order of an epoch's examples, and a key for their augmentation."""
+        return _drawing(self.devices, self.examples.count)
 
-        def draw(seed: Any, epoch: Any) -> tuple[jax.Array, jax.Array]:
-            key = jax.random.fold_in(jax.random.key(seed), epoch)
-            order = jax.random.permutation(key, self.examples.count)
-            return order, jax.random.fold_in(key, 1)
 
-        return self.devices.jit(draw)
+@functools.cache
+def _drawing(devices: Devices, count: int) -> Callable[[int, int], tuple[jax.Array, jax.Array]]:
+    """See :meth:`Trainer._draw`; compiled once for the trainers of a job."""
+
+    def draw(seed: Any, epoch: Any) -> tuple[jax.Array, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
+        return jax.random.permutation(key, count), jax.random.fold_in(key, 1)
+
+    return devices.jit(draw)
 
 
 _tree_finite = jax.jit(all_finite)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import re
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from calls import compiler_options
 from jax.sharding import PartitionSpec as P
 
 from experiments.checks import devices as check
@@ -23,6 +21,7 @@ from experiments.cluster.devices import ONE, parse_mesh
 from experiments.data import load_digits
 from experiments.data.examples import place
 from experiments.settings.bands import parse_band
+from experiments.settings.compiler import quick_jit
 from experiments.settings.config import settings_for
 from experiments.settings.errors import UserError
 from experiments.train import main
@@ -97,8 +96,7 @@ def test_no_activation_is_gathered_over_data():
     network, state, sums = trainer.network, trainer.start(0), trainer.no_steps()
     step = next(trainer._epoch_data(0, 1, 0))
     # XLA with less effort: what is shared out is decided before it optimises.
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
-    text = jit(network._update).lower(state, None, sums, *step).compile().as_text()
+    text = quick_jit(network._update).lower(state, None, sums, *step).compile().as_text()
     assert re.search("all-reduce", text)
     # Eight devices have eight images each of 8x8x16 numbers or more; none may come from another.
     for shape in re.findall(r"= \w+\[([\d,]+)\]\S* all-gather\(", text):

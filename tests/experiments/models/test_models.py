@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import quick_jit
 from flax import nnx
 
 import bandjax
@@ -18,6 +17,7 @@ from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
 from experiments.models.resnet import ResNet, resnet50
 from experiments.models.unet import UNet3D
+from experiments.settings.compiler import quick_jit
 from experiments.settings.errors import UserError
 
 SHAPES = {"cnn": (8, 8, 1), "fcn": (70, 1), "lenet": (32, 32, 3)}
