@@ -14,6 +14,7 @@ from bandjax import memory as memory
 from bandjax import plot as plot
 from bandjax import schedule as schedule
 from bandjax import spectral as spectral
+from bandjax._allocator import tune_allocator as tune_allocator
 from bandjax._bands.band import Band as Band
 from bandjax._bands.band import Compression as Compression
 from bandjax._bands.band import Energy as Energy

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
-import matplotlib
 import numpy as np
 import tyro
 from flax import nnx
@@ -28,19 +27,17 @@ from rich.table import Table
 
 import bandjax
 from experiments import data
-from experiments.bands import file_stem, parse_fixed_band
-from experiments.command import parse_options, run_command
-from experiments.config import settings_for
-from experiments.errors import UserError
-from experiments.examples import place
-from experiments.loop import Trainer
+from experiments.data.examples import place
+from experiments.figures.calibration import draw_energy, draw_training
+from experiments.jobs.runs import train_only
 from experiments.models import MODELS
-from experiments.network import State
-from experiments.records import provenance, write_json
-from experiments.runs import train_only
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from experiments.settings.bands import file_stem, parse_fixed_band
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.config import settings_for
+from experiments.settings.errors import UserError
+from experiments.settings.records import provenance, write_json
+from experiments.training.loop import Trainer
+from experiments.training.network import State
 
 # Supplement, Table 1, FCN on FiftyWords at energy 90 %: 270 inputs over 4.23, 6.62 and 9.40 numbers
 # kept; coefficients out of 513 on a grid of 1024.
@@ -171,7 +168,7 @@ def run(options: Options, console: Console) -> None:
             "paper_kept_of_513": paper,
         }
         write_json(options.out / "record.json", record)
-        draw(title, curves, options.energy, paper, options.out / "energy.png")
+        draw_energy(title, curves, options.energy, paper, options.out / "energy.png")
         if path:
             draw_training(title, paths, paper, options.out / "training.png")
     console.print(comparison(columns, paper))
@@ -228,85 +225,6 @@ def through_training(name: str, plans: dict[int, bandjax.Plan]) -> Table:
         kept = [str(layer.kept) for layer in plan.layers.values()]
         table.add_row(str(epoch), *kept, "yes" if deeper_keep_fewer(plan) else "no")
     return table
-
-
-def _panels(title: str, count: int) -> tuple[Any, Any]:
-    """A figure with a panel for each network, side by side."""
-    size = (1 + 4.6 * count, 4)
-    figure, axes = plt.subplots(
-        1, count, figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
-    figure.suptitle(title)
-    return figure, axes[0]
-
-
-def draw_training(
-    title: str,
-    paths: dict[str, dict[int, bandjax.Plan]],
-    paper: Sequence[int] | None,
-    path: Path,
-) -> None:
-    """The share of coefficients that each layer keeps, by epoch, network by network."""
-    figure, panels = _panels(title, len(paths))
-    for axes, (name, plans) in zip(panels, paths.items(), strict=True):
-        layers = next(iter(plans.values())).layers
-        for index, layer in enumerate(layers):
-            kept = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans.values()]
-            axes.plot(list(plans), kept, ".-", color=f"C{index}", label=layer)
-            if paper is not None:
-                label = f"conv{index + 1} in the paper: {paper[index]} of 513"
-                line = {"linestyle": ":", "color": f"C{index}"}
-                axes.axhline(100 * paper[index] / 513, label=label, **line)
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xticks(list(plans), [str(epoch) for epoch in plans], fontsize="small")
-        axes.set_xticks([], minor=True)
-        axes.set(xlabel="epochs of training", title=name, yscale="log", xlim=(-0.2, None))
-        for kind in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            kind("{x:g}")
-        axes.grid(alpha=0.3, which="both")
-    points = "x".join(map(str, next(iter(layers.values())).grid))
-    share = 100 * next(iter(plans.values())).share
-    panels[0].set_ylabel(
-        f"coefficients for {share:g} % of the energy,\n% of the half spectrum (grid {points})"
-    )
-    panels[-1].legend(fontsize="small")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def draw(
-    title: str,
-    curves: dict[str, list[bandjax.Plan]],
-    share: float,
-    paper: Sequence[int] | None,
-    path: Path,
-) -> None:
-    """The share of coefficients that holds a share of the energy, network by network."""
-    figure, panels = _panels(title, len(curves))
-    for axes, (name, plans) in zip(panels, curves.items(), strict=True):
-        layers = plans[0].layers
-        for index, layer in enumerate(layers):
-            kept: list[Any] = [100 * p.layers[layer].kept / p.layers[layer].total for p in plans]
-            colour = f"C{index}"
-            axes.plot(kept, [100 * p.share for p in plans], ".-", color=colour, label=layer)
-            if paper is not None:
-                label = f"conv{index + 1} in the paper: {paper[index]} of 513"
-                size = {"markersize": 9, "markeredgewidth": 2}
-                axes.plot(
-                    100 * paper[index] / 513, 100 * share, "x", color=colour, label=label, **size
-                )
-        points = "x".join(map(str, next(iter(layers.values())).grid))
-        axes.axhline(100 * share, color="0.6", linewidth=0.8, zorder=0)
-        axes.set(
-            xscale="log",
-            xlabel=f"coefficients kept, % of the half spectrum (grid {points})",
-            title=name,
-        )
-        axes.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel("spectral energy held, %")
-    panels[-1].legend(fontsize="small", loc="lower right")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

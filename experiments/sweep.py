@@ -23,28 +23,31 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from experiments import data, train
-from experiments.bands import file_stem, parse_band
-from experiments.command import run_command
-from experiments.comparison import (
+from experiments import data
+from experiments.cluster.processes import Agreement, share
+from experiments.data.ucr import ucr_names
+from experiments.jobs.comparison import (
     compare,
     comparison_table,
     draw_accuracies,
     draw_ranks,
     import_posthocs,
 )
-from experiments.data.ucr import ucr_names
-from experiments.errors import UserError
-from experiments.jobs import open_job, options_as_json, parse_job_options
-from experiments.processes import Agreement, check, is_main, share, supervised
-from experiments.records import Record, provenance, read_runs, write_json
-from experiments.runs import stop_on_sigterm
+from experiments.jobs.job import open_job, options_as_json
+from experiments.jobs.launch import launch
+from experiments.jobs.options import Options as TrainOptions
+from experiments.jobs.runs import stop_on_sigterm
+from experiments.jobs.training import run_job
+from experiments.settings.bands import file_stem
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, read_runs, write_json
+from experiments.settings.variants import parse_variant
 
 EVERY_SET = "ucr:*"
 
 
 @dataclass(frozen=True)
-class Options(train.Options):
+class Options(TrainOptions):
     """Train a network on many data sets, dense and band-limited, and compare the bands over all.
 
     The options besides --data and --smallest are those of experiments.train, for every set.
@@ -72,16 +75,16 @@ def run_sweep(options: Options, console: Console) -> None:
         UserError: an option or a data file is not usable, found before the first set is trained;
             or a set failed, told when all others are done.
     """
-    labels = {parse_band(text)[0] for text in options.band}
+    labels = {parse_variant(text).label for text in options.band}
     if len(labels) > 2:
         import_posthocs()
     if options.smallest is not None and options.smallest < 1:
         raise UserError(f"smallest must be at least 1, got {options.smallest}")
     names = chosen_sets(options)
     out = options.out or Path("runs") / f"sweep-{options.model}"
-    kept = {field.name: getattr(options, field.name) for field in fields(train.Options)}
+    kept = {field.name: getattr(options, field.name) for field in fields(TrainOptions)}
     jobs = [
-        train.Options(**{**kept, "data": name, "out": out / folder_name(name), "resume": None})
+        TrainOptions(**{**kept, "data": name, "out": out / folder_name(name), "resume": None})
         for name in names
     ]
     settings = jobs[0].settings().as_dict()
@@ -97,7 +100,7 @@ def run_sweep(options: Options, console: Console) -> None:
                 return
             console.rule(f"data set {number}/{len(jobs)} · {job.data}")
             try:
-                if not train.run_job(job, console, stop):
+                if not run_job(job, console, stop):
                     return
             except UserError as error:
                 failed[job.data] = str(error)
@@ -142,7 +145,7 @@ def chosen_sets(options: Options) -> list[str]:
 
 def report_sweep(
     options: Options,
-    jobs: Sequence[train.Options],
+    jobs: Sequence[TrainOptions],
     failed: dict[str, str],
     out: Path,
     console: Console,
@@ -150,7 +153,7 @@ def report_sweep(
     last: bool,
 ) -> None:
     """Write the results of the sets that are done; the table is shown after the last."""
-    labels = list(dict.fromkeys(parse_band(text)[0] for text in options.band))
+    labels = list(dict.fromkeys(parse_variant(text).label for text in options.band))
     seeds = sorted(set(options.seeds))
     sets: dict[str, dict[str, list[Record]]] = {}
     for job in jobs:
@@ -183,18 +186,7 @@ def report_sweep(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-
-    def action() -> int | None:
-        options = parse_job_options(Options, words, "python -m experiments.sweep")
-        check(train.cluster_of(options))
-        if options.distributed and (status := supervised("experiments.sweep", words)) is not None:
-            return status
-        with train.run_on(options):
-            run_sweep(options, Console(quiet=not is_main()))
-        return 0
-
-    return run_command(action, "finished runs and checkpoints are kept")
+    return launch("experiments.sweep", Options, arguments, run_sweep)
 
 
 if __name__ == "__main__":

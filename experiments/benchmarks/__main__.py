@@ -30,13 +30,13 @@ from rich.table import Table
 
 import bandjax
 from experiments.benchmarks import report, targets
-from experiments.benchmarks.allocator import release_memory, reuse_memory
+from experiments.benchmarks.allocator import release_memory
 from experiments.benchmarks.measure import Plan, measure, torch_installed
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Network, Workload, select
-from experiments.command import parse_options, run_command
-from experiments.config import Method
-from experiments.errors import UserError
-from experiments.records import Record, provenance, write_json
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.config import Method
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
 
 Peer = Literal["lax", "flax", "torch", "fft", "fft-pow2"]
 Direction = Literal["train", "forward"]
@@ -113,7 +113,7 @@ def run(options: Options, console: Console) -> None:
             written.
     """
     if options.allocator == "reuse":
-        reuse_memory()
+        bandjax.tune_allocator()
     workloads = select(options.workloads, batch=options.batch, bands=options.bands)
     plan, precisions = _plan(options)
     jobs = [

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.workloads import Layer
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 DIRECTIONS = ("train", "forward")
 PRECISIONS = ("float32", "tf32")

@@ -24,14 +24,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 import bandjax
-from experiments.bands import parse_band
 from experiments.benchmarks import workloads
-from experiments.benchmarks.allocator import release_memory, reuse_memory
+from experiments.benchmarks.allocator import release_memory
 from experiments.benchmarks.candidates import random_arrays
 from experiments.benchmarks.timing import Timing, interleaved
-from experiments.command import parse_options, run_command
-from experiments.errors import UserError
-from experiments.records import Record, provenance, write_json
+from experiments.settings.bands import parse_band
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
 
 WAYS = {"recompute": True, "keep": False}
 
@@ -126,7 +126,7 @@ def run(options: Options, console: Console) -> None:
             f"need --runs >= 1 and --seconds >= 0, got {options.runs} and {options.seconds:g}"
         )
     parse_band(options.band)
-    reuse_memory()
+    bandjax.tune_allocator()
     chosen = workloads.select(["stages"], batch=options.batch)
     layers = [layer for layer in chosen if isinstance(layer, workloads.Layer)]
     rows = []

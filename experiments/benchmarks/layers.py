@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 import bandjax
-from experiments.bands import parse_band
 from experiments.benchmarks.candidates import Arrays, Candidate, jax_candidate
 from experiments.benchmarks.workloads import Layer
+from experiments.settings.bands import parse_band
 
 LAYOUTS = ("last", "first")
 

@@ -25,19 +25,19 @@ import optax
 import tyro
 from rich.console import Console
 
-from experiments.bands import parse_band
-from experiments.command import parse_options, run_command
-from experiments.config import settings_for
 from experiments.data import Dataset
-from experiments.errors import UserError
-from experiments.examples import place
-from experiments.loop import Trainer
+from experiments.data.examples import place
+from experiments.jobs.progress import Length, progress
+from experiments.jobs.runs import watch_only
 from experiments.models import MODELS
-from experiments.network import State
-from experiments.optimizer import make_optimizer
-from experiments.progress import Length, progress
-from experiments.records import Record, provenance, write_json
-from experiments.runs import watch_only
+from experiments.settings.bands import parse_band
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.config import settings_for
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
+from experiments.training.loop import Trainer
+from experiments.training.network import State
+from experiments.training.optimizer import make_optimizer
 
 SHAPES = {"cnn": (8, 8, 1), "fcn": (270, 1)}  # of an example; other networks take 32x32x3
 BOUND = 0.95

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.accounting import compression_report
-from experiments.bands import parse_band
 from experiments.benchmarks import layers, network, oracle
 from experiments.benchmarks.candidates import (
     Arrays,
@@ -24,8 +22,10 @@ from experiments.benchmarks.workloads import (
     Network,
     Workload,
 )
-from experiments.errors import UserError
-from experiments.records import Record
+from experiments.settings.bands import parse_band
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record
+from experiments.training.accounting import compression_report
 
 # A power-of-two grid is another operator than the one whose error is asked for.
 _OWN_OPERATOR = ("fft-pow2",)

@@ -30,17 +30,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 import bandjax
-from experiments.bands import parse_band, parse_fixed_band
-from experiments.benchmarks.allocator import release_memory, reuse_memory
+from experiments.benchmarks.allocator import release_memory
 from experiments.benchmarks.timing import interleaved
-from experiments.command import parse_options, run_command
-from experiments.errors import UserError
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
 from experiments.models.layers import keep_spectra_in
 from experiments.models.resnet import ResNet, resnet50
 from experiments.models.unet import UNet3D
-from experiments.records import Record, provenance, write_json
+from experiments.settings.bands import parse_band, parse_fixed_band
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
 
 MIB = 2**20
 DENSE = "none"
@@ -204,7 +204,7 @@ def run(options: Options, console: Console) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {options.out}: {error.strerror}") from error
-    reuse_memory()
+    bandjax.tune_allocator()
     content: Record = {**provenance(), "settings": _settings(options), "rows": []}
     written = [options.out]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -13,13 +13,13 @@ import optax
 from flax import nnx
 
 import bandjax
-from experiments.bands import parse_band
 from experiments.benchmarks.candidates import Candidate, compile_traced
 from experiments.benchmarks.layers import bandjax_name
 from experiments.benchmarks.workloads import Network
-from experiments.errors import UserError
 from experiments.models.layers import Convolution
 from experiments.models.resnet import ResNet
+from experiments.settings.bands import parse_band
+from experiments.settings.errors import UserError
 
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9

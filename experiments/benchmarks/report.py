@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from experiments.benchmarks.network import REST
-from experiments.records import Record
+from experiments.settings.records import Record
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -15,8 +15,8 @@ from rich.table import Table
 from experiments.benchmarks.layers import bandjax_name
 from experiments.benchmarks.report import geometric_mean
 from experiments.benchmarks.workloads import WORKLOADS, Layer
-from experiments.errors import UserError
-from experiments.records import Record
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record
 
 HALF = "compression=0.5"
 QUARTER = "compression=0.75"

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from experiments.benchmarks.candidates import Arrays, Candidate, moved, restored
 from experiments.benchmarks.workloads import Layer, Network
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 # PyTorch's own layout, and channels last, which it has from two spatial axes on.
 FORMATS: dict[str, dict[int, torch.memory_format]] = {

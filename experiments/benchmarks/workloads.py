@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import bandjax
-from experiments.bands import parse_band, parse_fixed_band
-from experiments.errors import UserError
+from experiments.settings.bands import parse_band, parse_fixed_band
+from experiments.settings.errors import UserError
 
 LAYER_PEERS = ("lax", "torch", "fft", "fft-pow2")
 NETWORK_PEERS = ("flax", "torch")
@@ -29,7 +29,7 @@ class Layer:
         outputs: channels of the output.
         groups: feature groups: one, or as many as channels (a depthwise layer).
         padding: as in ``bandjax.band_conv``.
-        bands: to time, as :func:`experiments.bands.parse_band` reads them.
+        bands: to time, as :func:`experiments.settings.bands.parse_band` reads them.
         peers: to time, unless others are asked for.
         without: why the other peers are not timed by themselves.
     """

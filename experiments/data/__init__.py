@@ -13,7 +13,7 @@ from experiments.data.cifar100 import load_cifar100
 from experiments.data.digits import load_digits
 from experiments.data.tfds import PREFIX, load_tfds
 from experiments.data.ucr import load_ucr
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 NAMES = "digits, ucr:NAME, cifar10, cifar100, tfds:NAME"
 _CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 
 def folder_of(title: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 
 class Series(NamedTuple):

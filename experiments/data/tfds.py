@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.data._dataset import Dataset, StoredDataset
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 PREFIX = "tfds:"
 DEFAULT_SIZE = 224  # pixels, of images that have no common size

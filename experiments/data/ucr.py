@@ -10,7 +10,7 @@ import numpy as np
 from experiments.data._dataset import Dataset
 from experiments.data._ucr_archive import ADJUSTED, official_name, published_sizes, spellings
 from experiments.data._ucr_files import Series, read_series
-from experiments.errors import UserError
+from experiments.settings.errors import UserError
 
 # As the archives unpack: 2018's, 2015's, that of timeseriesclassification.com; or one set alone.
 # Of 2018's sets that vary in length or miss values, the repaired copy comes before the raw one.

@@ -39,10 +39,10 @@ from rich.table import Table
 
 from bandjax import spectral
 from experiments import data
-from experiments.command import parse_options, run_command
 from experiments.data.cifar10 import DEVIATION, MEAN
-from experiments.errors import UserError
-from experiments.records import Record, provenance, write_json
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
 
 GRID = (59, 59)
 TAPS = (5, 5)

@@ -26,16 +26,16 @@ from rich.console import Console
 
 import bandjax
 from experiments import data
-from experiments.bands import file_stem, parse_band
-from experiments.command import parse_options, run_command
-from experiments.config import settings_for
-from experiments.errors import UserError
-from experiments.examples import place
-from experiments.loop import Trainer
+from experiments.data.examples import place
+from experiments.jobs.runs import train_only
 from experiments.models import MODELS
-from experiments.network import State
-from experiments.records import Record, provenance, write_json
-from experiments.runs import train_only
+from experiments.settings.bands import file_stem, parse_band
+from experiments.settings.command import parse_options, run_command
+from experiments.settings.config import settings_for
+from experiments.settings.errors import UserError
+from experiments.settings.records import Record, provenance, write_json
+from experiments.training.loop import Trainer
+from experiments.training.network import State
 
 PARTS = ("input", "kernel", "output", "gradient")
 

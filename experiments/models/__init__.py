@@ -6,21 +6,24 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
 import bandjax
-from experiments.errors import UserError
 from experiments.models.cnn import CNN
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
 from experiments.models.layers import compute_in, keep_spectra_in
 from experiments.models.lenet import LeNet
-from experiments.models.resnet import ResNet, resnet50
+from experiments.models.resnet import ResNet, resnet20, resnet50
+from experiments.settings.compiler import quick_jit
+from experiments.settings.errors import UserError
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cnn": CNN,
     "fcn": FCN,
     "lenet": LeNet,
+    "resnet20": resnet20,  # for CIFAR
     "resnet18": ResNet,  # the stem for CIFAR
     "resnet18-pool": functools.partial(ResNet, stem_pool=True),  # as the paper trains it
     "resnet50": resnet50,  # the stem for ImageNet
@@ -62,13 +65,10 @@ def build(
         raise UserError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     try:
         planned = isinstance(band, bandjax.Plan)
-        model = MODELS[name](
-            example_shape,
-            classes,
-            band=None if planned else band,
-            method=method,
-            rngs=nnx.Rngs(seed),
-        )
+        options = {"band": None if planned else band, "method": method}
+        make = MODELS[name]
+        model = nnx.eval_shape(lambda: make(example_shape, classes, **options, rngs=nnx.Rngs(0)))
+        nnx.update(model, _initial(make, example_shape, classes, jax.random.key(seed)))
         if planned:
             bandjax.nnx.band_limit(model, band, method=method)
         if param_domain == "spectral":
@@ -79,3 +79,30 @@ def build(
     compute_in(model, precision)
     model.eval()
     return model
+
+
+def _initial(
+    make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int, key: jax.Array
+) -> Any:
+    """The parameters and statistics that a network begins with, in dicts.
+
+    They are made by one program: of each layer's kernel by itself, random normal numbers take XLA
+    more than a second to compile, together as long as a small network's training step.
+    """
+    if isinstance(key, jax.core.Tracer):  # Within another program.
+        return _begin(make, example_shape, classes, key)
+    return _compiled_begin(make, example_shape, classes)(key)
+
+
+def _begin(
+    make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int, key: jax.Array
+) -> Any:
+    model = make(example_shape, classes, band=None, rngs=nnx.Rngs(key))
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+@functools.cache
+def _compiled_begin(
+    make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int
+) -> Callable[[jax.Array], Any]:
+    return quick_jit(functools.partial(_begin, make, example_shape, classes))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import bandjax
@@ -14,11 +15,12 @@ from experiments.models.layers import Convolution, Remat, apply, convolution_of
 
 
 class ResNet(nnx.Module):
-    """A stem, four stages of residual blocks, global average pooling, a dense head.
+    """A stem, stages of residual blocks, global average pooling, a dense head.
 
     Each stage after the first halves the map and doubles the channels; there a 1x1 convolution of
     stride 2 makes the shortcut fit. The defaults are ResNet-18 for CIFAR: a 3x3 stem of stride 1,
-    11,173,962 parameters for 10 classes. :func:`resnet50` is the network for ImageNet.
+    11,173,962 parameters for 10 classes. :func:`resnet20` is the small network for CIFAR,
+    :func:`resnet50` the one for ImageNet.
 
     Reference: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
 
@@ -34,7 +36,7 @@ class ResNet(nnx.Module):
             CIFAR-10 experiments; by default after the stem for ImageNet alone.
         widths: channels of each stage; of its 3x3 convolutions.
         blocks: residual blocks of each stage.
-        block: the kind of block, :class:`BasicBlock` or :class:`Bottleneck`.
+        block: the kind of block, :class:`BasicBlock`, :class:`PaddedBlock` or :class:`Bottleneck`.
         convolution: makes a layer in place of ``bandjax.BandConv``, from the arguments of
             ``flax.nnx.Conv``; the arguments of the band are then without effect.
         remat: ``bandjax.nnx.remat`` or ``flax.nnx.remat``, applied to each block; None for neither.
@@ -102,6 +104,22 @@ def resnet50(example_shape: tuple[int, ...], classes: int, **options: Any) -> Re
     return ResNet(example_shape, classes, **{**defaults, **options})
 
 
+def resnet20(
+    example_shape: tuple[int, ...], classes: int, *, width: int = 16, **options: Any
+) -> ResNet:
+    """ResNet-20 for CIFAR: 269,722 parameters for 10 classes.
+
+    Three stages of three blocks with ``width``, twice and four times as many channels; shortcuts
+    without parameters (:class:`PaddedBlock`), as the paper's networks for CIFAR have them.
+    """
+    defaults = {
+        "widths": (width, 2 * width, 4 * width),
+        "blocks": (3, 3, 3),
+        "block": PaddedBlock,
+    }
+    return ResNet(example_shape, classes, **{**defaults, **options})
+
+
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut around them.
 
@@ -111,12 +129,20 @@ class BasicBlock(nnx.Module):
         width: channels of the output.
         stride: of the first convolution and of the shortcut.
         rngs: seeds of the parameters.
+        projection: whether a 1x1 convolution makes the shortcut fit where it does not.
     """
 
     expansion = 1
 
     def __init__(
-        self, conv: Convolution, inputs: int, width: int, stride: int, rngs: nnx.Rngs
+        self,
+        conv: Convolution,
+        inputs: int,
+        width: int,
+        stride: int,
+        rngs: nnx.Rngs,
+        *,
+        projection: bool = True,
     ) -> None:
         norm = functools.partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
         # Not SAME, which for stride 2 pads an even map on one side alone.
@@ -124,7 +150,7 @@ class BasicBlock(nnx.Module):
         self.norm1 = norm(width)
         self.conv2 = conv(width, width, (3, 3), padding=1)
         self.norm2 = norm(width)
-        fits = stride == 1 and inputs == width
+        fits = not projection or (stride == 1 and inputs == width)
         self.shortcut = None if fits else conv(inputs, width, (1, 1), strides=stride, padding=0)
         self.shortcut_norm = None if fits else norm(width)
 
@@ -135,6 +161,34 @@ class BasicBlock(nnx.Module):
         if self.shortcut is not None:
             x = self.shortcut_norm(self.shortcut(x))
         return nnx.relu(y + x)
+
+
+class PaddedBlock(BasicBlock):
+    """A basic block whose shortcut has no parameters.
+
+    Where the map shrinks the shortcut takes every so many points of each axis, from the first on;
+    the channels that it lacks are zero.
+
+    Args:
+        conv: makes a convolution.
+        inputs: channels of the input.
+        width: channels of the output, no fewer than those of the input.
+        stride: of the first convolution and of the shortcut.
+        rngs: seeds of the parameters.
+    """
+
+    def __init__(
+        self, conv: Convolution, inputs: int, width: int, stride: int, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(conv, inputs, width, stride, rngs, projection=False)
+        self.stride, self.missing = stride, width - inputs
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``(batch, height, width, inputs)`` to ``(batch, height / s, width / s, outputs)``."""
+        y = nnx.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        x = x[:, :: self.stride, :: self.stride]
+        return nnx.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.missing))))
 
 
 class Bottleneck(nnx.Module):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import jax
 import pytest
-from calls import compiler_options
+
+from experiments.settings.compiler import quick_jit
 
 
 @pytest.fixture(autouse=True)
@@ -20,5 +20,4 @@ def _standard_promotion() -> Iterator[None]:
 @pytest.fixture
 def quick_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and evaluation steps that take less time to compile, and more to run."""
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
-    monkeypatch.setattr("experiments.network._jit", jit)
+    monkeypatch.setattr("experiments.training.network._jit", quick_jit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.runs import Stop
+from experiments.jobs.runs import Stop
 
 
 class AtThird(Stop):

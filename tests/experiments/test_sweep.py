@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import sweep, train
-from experiments.comparison import compare, comparison_table, draw_accuracies, draw_ranks
+from experiments import sweep
 from experiments.data.ucr import ucr_names
-from experiments.errors import UserError
+from experiments.jobs.comparison import compare, comparison_table, draw_accuracies, draw_ranks
+from experiments.settings.errors import UserError
 from experiments.sweep import main
 
 
@@ -174,7 +174,7 @@ def test_sweep_trains_what_is_missing(tmp_path, capsys, monkeypatch):
     content = json.loads((out / "results.json").read_text())
     assert list(content["sets"]) == ["ucr:Middle"]
     assert "not a record" in content["failed"]["ucr:Short"]
-    monkeypatch.setattr(train, "run_job", lambda *_: False)
+    monkeypatch.setattr(sweep, "run_job", lambda *_: False)
     assert main([*words, "--seeds", "0"]) == 0
     assert "data set 2/2" not in capsys.readouterr().out
 

@@ -21,21 +21,21 @@ from rich.console import Console
 from stopping import AtThird
 from tensorboardX.proto import event_pb2
 
-from experiments import killtest
-from experiments.checkpoints import read_arrays
-from experiments.command import run_command
-from experiments.config import settings_for
+from experiments.checks import kill
 from experiments.data import load_digits
-from experiments.errors import UserError
-from experiments.examples import place
-from experiments.jobs import open_job, options_as_json
-from experiments.loop import Epoch, Trainer
-from experiments.metrics import Metrics
-from experiments.progress import Length, progress
-from experiments.records import git_revision
-from experiments.report import summarise
-from experiments.runs import Interval, Keeping, Run, Stop, Stopped
+from experiments.data.examples import place
+from experiments.jobs.checkpoints import read_arrays
+from experiments.jobs.job import open_job, options_as_json
+from experiments.jobs.metrics import Metrics
+from experiments.jobs.progress import Length, progress
+from experiments.jobs.report import summarise
+from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped
+from experiments.settings.command import run_command
+from experiments.settings.config import settings_for
+from experiments.settings.errors import UserError
+from experiments.settings.records import git_revision
 from experiments.train import Options, main
+from experiments.training.loop import Epoch, Trainer
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--limit", "128", "--band", "none", "compression=0.5"]
@@ -231,7 +231,7 @@ def test_a_full_disk_while_training_is_one_line(tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
 
-    monkeypatch.setattr("experiments.train._train_all", full)
+    monkeypatch.setattr("experiments.jobs.training._train_all", full)
     assert main(["--out", str(tmp_path)]) == 2
     assert_one_line(capsys, "metrics.jsonl: No space left on device")
 
@@ -246,11 +246,11 @@ def test_tensorboard_that_is_not_installed(tmp_path, capsys, monkeypatch):
 def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(tmp_path, capsys, monkeypatch):
     """SIGKILL within an epoch, in a process of its own, and SIGTERM after one."""
     reference, out = tmp_path / "reference", tmp_path / "out"
-    assert main([*killtest.RUN, "--out", str(reference)]) == 0
-    moment = killtest.Moment(random.randint(3, 9), random.uniform(0, 0.2))
-    finished = killtest.run_once(out, dict(os.environ), moment)
+    assert main([*kill.RUN, "--out", str(reference)]) == 0
+    moment = kill.Moment(random.randint(3, 9), random.uniform(0, 0.2))
+    finished = kill.run_once(out, dict(os.environ), moment)
     assert not finished
-    assert not (out / f"{killtest.STEM}.json").exists()
+    assert not (out / f"{kill.STEM}.json").exists()
 
     write = Metrics.write
 
@@ -261,15 +261,15 @@ def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(tmp_path, capsys
     monkeypatch.setattr(Metrics, "write", stop)
     before = signal.getsignal(signal.SIGTERM)
     capsys.readouterr()
-    assert main([*killtest.RUN, "--out", str(out)]) == 0
+    assert main([*kill.RUN, "--out", str(out)]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
     shown = capsys.readouterr().out
     assert "goes on after step" in shown
-    if not (out / f"{killtest.STEM}.json").exists():  # else it was killed in its last epoch
+    if not (out / f"{kill.STEM}.json").exists():  # else it was killed in its last epoch
         assert f"stopped by SIGTERM; a checkpoint is written, go on with --resume {out}" in shown
     monkeypatch.setattr(Metrics, "write", write)
     assert main(["--resume", str(out)]) == 0
-    assert killtest.differences(reference, out) == []
+    assert kill.differences(reference, out) == []
 
 
 @pytest.mark.usefixtures("quick_compile")
@@ -388,7 +388,7 @@ def test_progress_on_a_terminal_is_a_bar_and_lines_elsewhere():
 
 def test_progress_within_a_long_epoch(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("experiments.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("experiments.jobs.progress.time.monotonic", lambda: now[0])
     text = io.StringIO()
     with progress(Console(file=text), "run 1/1", Length(2, 100, 3000)) as show:
         for done in range(1, 101):

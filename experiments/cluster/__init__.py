@@ -1,0 +1,1 @@
+"""The devices and the processes that share a run."""

@@ -1,0 +1,1 @@
+"""A job: its runs, their checkpoints and metrics, and the report at its end."""

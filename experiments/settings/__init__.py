@@ -1,0 +1,1 @@
+"""What a run is told: options, bands, settings, and the records that keep them."""

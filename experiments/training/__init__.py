@@ -1,0 +1,1 @@
+"""One network: its compiled step, its optimizer and the loop over epochs."""
