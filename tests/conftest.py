@@ -13,6 +13,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The shapes in the signatures of the core are checked in every test. (Public functions refuse
+# wrong arguments in their own words.)
+CHECKED = ["_conv.energy", "_conv.methods", "_conv.operator", "_native.product"]
+CHECKED += ["_native.transform", "_spectra"]
+with install_import_hook([f"bandjax.{name}" for name in CHECKED], "beartype.beartype"):
+    import bandjax  # noqa: F401
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

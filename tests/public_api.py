@@ -10,6 +10,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+# What is neither a class nor a function, and what is imported when asked for.
+MORE = {"": ("Band", "BandConv", "NATIVE_TARGETS", "linen", "nnx", "save_spectra")}
 MODULES = ("", ".linen", ".memory", ".nnx", ".plot", ".schedule", ".spectral")
 
 
@@ -42,7 +44,8 @@ def lines() -> Iterator[str]:
     """Every public name: what each module lists in ``__all__``, or else defines."""
     for suffix in MODULES:
         module = importlib.import_module("bandjax" + suffix)
-        for name in sorted(getattr(module, "__all__", None) or _defined(module)):
+        listed = getattr(module, "__all__", None) or _defined(module)
+        for name in sorted({*listed, *MORE.get(suffix, ())}):
             value = getattr(module, name)
             full = f"{module.__name__}.{name}"
             if isinstance(value, type) and value.__module__.startswith("bandjax"):

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._analysis.masks import compression, energy, energy_mask, lead_mask, top_mask
 from bandjax._conv.geometry import PaddingLike, conv_geometry
@@ -152,8 +154,8 @@ Strides: TypeAlias = int | Sequence[int]
 
 
 def approximate(
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array, "N *spatial C"],
+    kernel: Float[Array, "*taps C O"],
     variant: Variant,
     *,
     strides: Strides = 1,

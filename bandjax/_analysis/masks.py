@@ -17,12 +17,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Complex, Float
 
 from bandjax._bands.boxes import candidate_boxes, levels, smallest_level
 from bandjax._bands.frequencies import frequencies, hermitian_weights
 
 
-def energy(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
+def energy(spectrum: Complex[Array, "N *box C"], grid: Sequence[int]) -> Float[Array, "*box"]:
     """Returns the energy at every stored frequency: ``c_u |X[u]|^2``, over batch and channels.
 
     The Hermitian weights ``c_u`` count the frequencies that a half spectrum leaves out, so that the
@@ -95,6 +97,7 @@ def growth_places(grid: Sequence[int], *, fine: bool = False) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _growth_places(grid: tuple[int, ...], fine: bool) -> np.ndarray:
+    """Computes :func:`growth_places` once for each grid."""
     halves = tuple(g // 2 for g in grid)
     if not fine:
         return levels(grid, halves, candidate_boxes(grid))
@@ -149,7 +152,11 @@ def growth_mask(
 
 
 def energy_mask(
-    energies: jax.Array, grid: Sequence[int], share: jax.typing.ArrayLike, *, fine: bool = False
+    energies: Float[Array, "*half"],
+    grid: Sequence[int],
+    share: jax.typing.ArrayLike,
+    *,
+    fine: bool = False,
 ) -> jax.Array:
     """Returns the mask of the least growth from DC that holds a share of the energy.
 

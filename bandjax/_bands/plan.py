@@ -95,6 +95,7 @@ class LayerPlan:
     energy: float
 
     def __post_init__(self) -> None:
+        """Makes the entries tuples of integers, and checks that they fit together."""
         for name in ("kernel_shape", "size", "grid", "modes"):
             object.__setattr__(self, name, _integers(name, getattr(self, name), name != "modes"))
         rank = len(self.kernel_shape) - 2
@@ -165,6 +166,7 @@ class Plan:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Checks the entries, and copies the mappings so that they cannot change."""
         if not isinstance(self.band, Energy):
             raise TypeError(f"band must be a bandjax.Energy, got {self.band!r}")
         object.__setattr__(self, "input_shape", _integers("input_shape", self.input_shape, True))

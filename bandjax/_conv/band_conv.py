@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._bands.band import Band
 from bandjax._conv.choose import choose
@@ -21,8 +23,8 @@ from bandjax._spectra.types import Precision
 
 
 def band_conv(
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
     band: Band = None,
     *,
     strides: int | Sequence[int] = 1,
@@ -132,8 +134,8 @@ def band_conv(
 
 def convolve(
     spec: ConvSpec,
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
     *,
     padding: PaddingLike,
     precision: Precision,
@@ -156,8 +158,8 @@ def convolve(
 def run(
     spec: ConvSpec,
     geometry: ConvGeometry,
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
     precision: Precision,
     out_sharding: Any,
     *,

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._spectra.bilinear import contractions
 from bandjax._spectra.types import Precision
@@ -42,17 +44,23 @@ class DenseConvSpec:
     precision: Precision
 
 
-def _convolve(spec: DenseConvSpec, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> Float[Array, "N *spatial_out O"]:
     return _lax(spec, x, kernel)
 
 
-def _input_gradient(spec: DenseConvSpec, y: jax.Array, kernel: jax.Array) -> jax.Array:
+def _input_gradient(
+    spec: DenseConvSpec, y: Float[Array, "N *spatial_out O"], kernel: Float[Array, "*taps c O"]
+) -> Float[Array, "N *spatial C"]:
     shape = (y.shape[0], *spec.size, kernel.shape[-2] * spec.groups)
     x = jnp.zeros_like(y, shape=shape)  # Only its shape counts: the map is linear.
     return jax.vjp(lambda x: _lax(spec, x, kernel), x)[1](y)[0]
 
 
-def _filter_gradient(spec: DenseConvSpec, x: jax.Array, y: jax.Array) -> jax.Array:
+def _filter_gradient(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], y: Float[Array, "N *spatial_out O"]
+) -> Float[Array, "*taps c O"]:
     return _filter_gradient_of(spec)(x, y)
 
 
@@ -61,7 +69,9 @@ convolve, input_gradient, filter_gradient = contractions(
 )
 
 
-def _lax(spec: DenseConvSpec, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _lax(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> Float[Array, "N *spatial_out O"]:
     spatial = "".join(map(str, range(len(spec.size))))
     return jax.lax.conv_general_dilated(
         x,
@@ -96,7 +106,9 @@ def _filter_gradient_of(spec: DenseConvSpec) -> Any:
     return by_lax
 
 
-def _by_taps(spec: DenseConvSpec, x: jax.Array, y: jax.Array) -> jax.Array:
+def _by_taps(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], y: Float[Array, "N *spatial_out O"]
+) -> Float[Array, "*taps c O"]:
     """The filter's gradient as one matrix product for each tap."""
     padding = [(0, 0, 0)]
     padding += [(*p, d - 1) for p, d in zip(spec.padding, spec.input_dilation, strict=True)]

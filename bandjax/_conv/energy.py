@@ -12,15 +12,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
 
 from bandjax._bands.boxes import levels as levels_of
 from bandjax._bands.boxes import smallest_level
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._spectra.types import Spectrum
+from bandjax._spectra.types import InputSpectrum
 
 
-def find_level(geometry: ConvGeometry, spectrum: Spectrum, x: jax.Array) -> jax.Array:
+def find_level(
+    geometry: ConvGeometry, spectrum: InputSpectrum, x: Float[Array, "N *spatial C"]
+) -> Int[Array, ""]:
     """Returns the level of the smallest box that holds the share of the energy, an int32 scalar.
 
     Args:
@@ -44,12 +48,12 @@ def find_level(geometry: ConvGeometry, spectrum: Spectrum, x: jax.Array) -> jax.
     return smallest_level(of_level, band.share, beyond)
 
 
-def modes_of(geometry: ConvGeometry, level: jax.Array) -> jax.Array:
+def modes_of(geometry: ConvGeometry, level: Int[Array, ""]) -> Int[Array, " rank"]:
     """Returns the limits of the box of a level, int32 ``(rank,)``."""
     return jnp.asarray(_boxes(geometry), jnp.int32)[level]
 
 
-def compression_at(geometry: ConvGeometry, modes: jax.Array) -> jax.Array:
+def compression_at(geometry: ConvGeometry, modes: Int[Array, " rank"]) -> Float[Array, ""]:
     """Returns the share of coefficients outside the box of ``modes``, a float32 scalar."""
     kept = modes[-1] + 1
     for axis, g in enumerate(geometry.grid[:-1]):
@@ -57,14 +61,14 @@ def compression_at(geometry: ConvGeometry, modes: jax.Array) -> jax.Array:
     return 1 - kept.astype(jnp.float32) / geometry.total
 
 
-def cut(geometry: ConvGeometry, spectrum: Spectrum, level: jax.Array) -> Spectrum:
+def cut(geometry: ConvGeometry, spectrum: InputSpectrum, level: Int[Array, ""]) -> InputSpectrum:
     """Sets to zero what lies outside the box of a level; its own adjoint."""
     keep = (jnp.asarray(_levels(geometry)) <= level)[..., None, None]
     real, imaginary = (jnp.where(keep, part, jnp.zeros((), part.dtype)) for part in spectrum)
     return real, imaginary
 
 
-def _energy(spectrum: Spectrum, dtype: Any) -> jax.Array:
+def _energy(spectrum: InputSpectrum, dtype: Any) -> Float[Array, "*box"]:
     """Returns the sum of squares over the last two axes."""
     # Products of vectors. XLA's CPU backend may write the squares out before it sums them.
     real, imaginary = (

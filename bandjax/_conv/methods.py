@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
 
 from bandjax._conv import cost, energy
 from bandjax._conv.dense import DenseConvSpec, convolve
@@ -30,7 +32,7 @@ from bandjax._native import transform as native_transform
 from bandjax._spectra.partial_dft import PartialDFT, gather_periodic, scatter_periodic
 from bandjax._spectra.product import ProductSpec, multiply_sum
 from bandjax._spectra.transform import TransformSpec, from_spectrum, to_spectrum
-from bandjax._spectra.types import Precision, Spectrum, compute_dtype
+from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, Spectrum, compute_dtype
 
 FilterDomain = Literal["spatial", "spectral"]
 
@@ -76,15 +78,19 @@ class Method(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def analyse(self, x: jax.Array) -> Spectrum:
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``."""
 
     @abc.abstractmethod
-    def analyse_transposed(self, spectrum: Spectrum, like: Any) -> jax.Array:
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X``; ``like`` tells the type of a cotangent."""
 
     @abc.abstractmethod
-    def convolve(self, residual: Residual, kernel: jax.Array, dtype: Any) -> jax.Array:
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` of the spectrum, or the input; linear in it and in ``kernel``.
 
         ``dtype`` is that of the result with native kernels; it is the kernel's without.
@@ -126,11 +132,11 @@ class Method(abc.ABC):
         """The partial DFT of the kept frequencies at some positions."""
         return PartialDFT(self.geometry.grid, self.geometry.modes, points, inverse)
 
-    def spectrum(self, residual: Residual) -> Spectrum:
+    def spectrum(self, residual: Residual) -> InputSpectrum:
         """The spectrum that a residual is or gives."""
         return residual if isinstance(residual, tuple) else self.analyse(residual)
 
-    def cut(self, spectrum: Spectrum, level: jax.Array | None) -> Spectrum:
+    def cut(self, spectrum: Spectrum, level: Int[Array, ""] | None) -> Spectrum:
         """Sets to zero what lies outside the box of a level, if there is one."""
         return spectrum if level is None else energy.cut(self.geometry, spectrum, level)
 
@@ -138,11 +144,11 @@ class Method(abc.ABC):
     def gradients(
         self,
         residual: Residual,
-        kernel: jax.Array,
-        filter_spectrum: Spectrum | None,
-        ct: jax.Array,
-        level: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """Returns the gradients of ``x`` and of ``kernel``.
 
         Args:
@@ -167,25 +173,31 @@ class XlaMethod(Method):
         """Whether the filter's spectrum is a residual."""
         return not self.recompute_filter
 
-    def analyse(self, x: jax.Array) -> Spectrum:
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``."""
         return to_spectrum(self.transform, self.input_dft, jnp.moveaxis(x, 0, -2))
 
-    def analyse_transposed(self, spectrum: Spectrum, like: Any) -> jax.Array:
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X``."""
         return _batch_first(from_spectrum(self.transform, self.input_dft, spectrum))
 
-    def filter_spectrum(self, kernel: jax.Array) -> Spectrum:
+    def filter_spectrum(self, kernel: Float[Array, "*taps c O"]) -> FilterSpectrum:
         """Returns ``B w``, two times ``(*box, C / groups, O)``."""
         if self.filter_domain == "spectral":
             return kernel[0], kernel[1]
         return to_spectrum(self.transform, self.kernel_dft, kernel)
 
-    def convolve(self, residual: Residual, kernel: jax.Array, dtype: Any) -> jax.Array:
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y``."""
         return self.convolve_spectra(residual, self.filter_spectrum(kernel))
 
-    def convolve_spectra(self, residual: Residual, filter_spectrum: Spectrum) -> jax.Array:
+    def convolve_spectra(
+        self, residual: Residual, filter_spectrum: FilterSpectrum
+    ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` of the filter's spectrum: multiply-sum, then synthesis."""
         product = ProductSpec(self.geometry.groups, self.precision)
         output_spectrum = multiply_sum(product, self.spectrum(residual), filter_spectrum)
@@ -194,11 +206,11 @@ class XlaMethod(Method):
     def gradients(
         self,
         residual: Residual,
-        kernel: jax.Array,
-        filter_spectrum: Spectrum | None,
-        ct: jax.Array,
-        level: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """The transposes of the two linear maps: their vjp needs no value but the residuals."""
         if level is not None:
             cut = not isinstance(residual, tuple)
@@ -287,7 +299,9 @@ class Direct(XlaMethod):
             points.append(range(start, start + length))
         return self.dft(tuple(points), inverse=True)
 
-    def convolve(self, residual: Residual, kernel: jax.Array, dtype: Any) -> jax.Array:
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
         """Evaluates the projection where taps read it, and convolves that."""
         axes = self.geometry.axes
         padding = ((0, 0),) * len(axes)
@@ -353,19 +367,23 @@ class NativeDft(Method):
         dft = dataclasses.replace(self.kernel_dft, shift=shift)
         return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision)
 
-    def analyse(self, x: jax.Array) -> Spectrum:
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""
         dtype = compute_dtype(x.dtype)
         if self.residual_dtype == jnp.bfloat16 and not self.geometry.keeps_input:
             dtype = dtype if dtype == jnp.float64 else self.residual_dtype
         return native_transform.analysis(self._transform(self.input_dft, x.dtype, dtype), x)
 
-    def analyse_transposed(self, spectrum: Spectrum, like: Any) -> jax.Array:
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X`` in the type of ``like``."""
         spec = self._transform(self.input_dft, like.dtype, spectrum[0].dtype)
         return native_transform.synthesis(spec, spectrum)
 
-    def convolve(self, residual: Residual, kernel: jax.Array, dtype: Any) -> jax.Array:
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         spectrum = native_product.multiply_sum(self._product, self.spectrum(residual), kernel)
         spec = self._transform(self.output_dft, jnp.dtype(dtype), kernel.dtype)
@@ -374,11 +392,11 @@ class NativeDft(Method):
     def gradients(
         self,
         residual: Residual,
-        kernel: jax.Array,
-        filter_spectrum: Spectrum | None,
-        ct: jax.Array,
-        level: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """Step by step, so that no gradient is rounded to the type of the residual."""
         spectrum = self.spectrum(residual)
         spec = self._transform(self.output_dft, ct.dtype, kernel.dtype)
@@ -392,6 +410,6 @@ class NativeDft(Method):
 CLASSES: tuple[type[Method], ...] = (Direct, Dft, Fft, NativeDft)
 
 
-def _batch_first(samples: jax.Array) -> jax.Array:
+def _batch_first(samples: Float[Array, "*spatial N C"]) -> Float[Array, "N *spatial C"]:
     """``(*spatial, N, C)`` to ``(N, *spatial, C)``."""
     return jnp.moveaxis(samples, -2, 0)

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
 
 from bandjax._conv import energy
 from bandjax._conv.methods import Method, XlaMethod
@@ -17,7 +19,9 @@ from bandjax._spectra.types import compute_dtype
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def convolve(method: Method, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+def convolve(
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> tuple[Float[Array, "N *spatial_out O"], Any]:
     """Convolves ``x`` ``(N, *spatial, C)`` and returns the level of an Energy band's box, or None.
 
     ``x`` is float32 or float64; by native kernels bfloat16 too. The derivative takes the box of an
@@ -26,7 +30,9 @@ def convolve(method: Method, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array
     return _forward(method, x, kernel)[0]
 
 
-def _forward(method: Method, x: jax.Array, kernel: jax.Array) -> tuple[Any, Any]:
+def _forward(
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> tuple[Any, Any]:
     """Returns ``y`` and the level, and the residuals: of the input, the level, and the kernel."""
     stored, level, residual = _save(method, x, kernel)
     if isinstance(method, XlaMethod) and method.keeps_filter:
@@ -46,7 +52,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _save(
-    method: Method, x: jax.Array, kernel: jax.Array
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
 ) -> tuple[Residual | Quantised, jax.Array | None, Residual]:
     """Returns what the backward pass keeps of ``x``, the level, and the residual to go on from.
 
@@ -69,8 +75,12 @@ def _save(
 
 
 def apply(
-    method: Method, x: jax.Array, kernel: jax.Array, *, reflect: bool = False
-) -> tuple[jax.Array, jax.Array]:
+    method: Method,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
+    *,
+    reflect: bool = False,
+) -> tuple[Float[Array, "*batch_spatial_out O"], Int[Array, " rank"]]:
     """Makes the batch one axis and the numbers float32 or float64, convolves, and undoes both.
 
     Args:

@@ -46,6 +46,7 @@ class ConvSpec:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __post_init__(self) -> None:
+        """Checks every option, and gives equal options one form."""
         check_band(self.band)
         if isinstance(self.grid, list | np.ndarray):
             object.__setattr__(self, "grid", tuple(self.grid))  # hashable

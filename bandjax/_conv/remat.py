@@ -112,6 +112,7 @@ class _Residuals:
 def _call_fwd(
     pure: Callable[..., Any], policy: Callable[..., bool], args: tuple[Any, ...]
 ) -> tuple[Any, _Residuals]:
+    """Calls the function, and splits what its derivative needs into made and given arrays."""
     out, pull_back = jax.vjp(jax.checkpoint(pure, policy=policy), *args)
     # Of small results alone: the number of a large one would keep the whole alive, and there the
     # cotangents tell.
@@ -178,6 +179,8 @@ def _hold_jvp(primals: Any, tangents: Any) -> Any:
 
 @functools.lru_cache
 def _hold(rank: int) -> Operation:
+    """The barrier for arrays of a rank, with its rules for sharding and ``vmap``."""
+
     def fallback(x: jax.Array, after: jax.Array) -> Arrays:
         return (jax.lax.optimization_barrier((x, after))[0],)
 

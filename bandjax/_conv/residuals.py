@@ -9,14 +9,16 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
 
-from bandjax._spectra.types import Spectrum, compute_dtype
+from bandjax._spectra.types import InputSpectrum, compute_dtype
 
 SPECTRUM_NAME = "bandjax_spectrum"
 FILTER_NAME = "bandjax_filter_spectrum"
 
-Residual: TypeAlias = Spectrum | jax.Array
+Residual: TypeAlias = InputSpectrum | Float[Array, "N *spatial C"]
 """The input's spectrum, two times ``(*box, N, C)``; or the input, ``(N, *spatial, C)``."""
 
 
@@ -72,8 +74,8 @@ class Quantised(NamedTuple):
     """
 
     values: Any
-    channel: jax.Array
-    frequency: jax.Array
+    channel: Float[Array, "*ones C"]
+    frequency: Float[Array, "*box_or_ones 1 1"]
 
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._bands.band import Modes
 from bandjax._conv.band_conv import check_arrays, run
@@ -18,8 +20,8 @@ from bandjax._spectra.types import Precision
 
 
 def spectral_conv(
-    x: jax.Array,
-    kernel_spectrum: jax.Array,
+    x: Float[Array, "*batch_spatial C"],
+    kernel_spectrum: Float[Array, "2 *box c O"],
     kernel_size: Sequence[int],
     *,
     kernel_grid: Sequence[int] | None = None,
@@ -33,7 +35,7 @@ def spectral_conv(
     residual_dtype: jax.typing.DTypeLike | None = None,
     precision: Precision = None,
     out_sharding: Any = None,
-) -> jax.Array:
+) -> Float[Array, "*batch_spatial_out O"]:
     """Convolves ``x`` with a filter that is given by its spectrum on the band.
 
     Per frequency ``u`` and output channel ``o``, with the spectrum ``X`` of the input on a circle

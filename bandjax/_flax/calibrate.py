@@ -232,6 +232,7 @@ class _Observer:
     def __call__(
         self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
     ) -> None:
+        """Notes the geometry of a call while it is traced, and its energy when it runs."""
         geometry = conv_geometry(
             lhs.shape,
             rhs.shape,

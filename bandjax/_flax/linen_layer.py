@@ -118,6 +118,7 @@ class BandConv(nn.Conv):
         return spectral_layer.own_geometry(self, sizes, kernel_shape)
 
     def _spectral(self, inputs: jax.Array) -> jax.Array:
+        """Applies the layer with the filter's spectrum as its parameter."""
         kernel_shape = self._kernel_shape(inputs.shape)
         own = self._own(inputs.shape)
 

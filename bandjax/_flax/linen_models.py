@@ -66,6 +66,7 @@ def entered(handler: Handler) -> Iterator[None]:
 
 
 def _intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Calls a method of a module; where it is a convolution, as the innermost handler says."""
     module = context.module
     known = isinstance(module, nn.Conv | nn.ConvTranspose | nn.ConvLocal)
     # Lifted transformations call their own methods by other names, then the layer itself.

@@ -117,6 +117,7 @@ def _noting(kind: type[Any]) -> type[Any]:
 def _observe_nnx(
     model: Any, arguments: tuple[Any, ...], traced: dict[str, Any], static: dict[str, Any]
 ) -> tuple[list[Call], list[str]]:
+    """Calls a copy of an nnx model on shapes; returns the calls, and layers without one."""
     from flax import nnx
 
     def layers_of(module: nnx.Module) -> dict[str, Any]:
@@ -156,6 +157,7 @@ def _observe_linen(
     variables: Any,
     rngs: Any,
 ) -> list[Call]:
+    """Calls a linen model on shapes, and returns the calls of its convolutions."""
     from flax import linen as nn
 
     calls: list[Call] = []

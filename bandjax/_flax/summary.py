@@ -228,6 +228,7 @@ class Summary:
         return "\n".join(notes)
 
     def __str__(self) -> str:
+        """The table as plain text."""
         size, size_unit = _unit(self.kept_bytes, self.dense_bytes, _SIZES)
         work, work_unit = _unit(self.multiply_adds, self.dense_multiply_adds, _COUNTS)
 
@@ -348,6 +349,7 @@ def summary(
 
 
 def _of_call(call: Call) -> LayerSummary:
+    """The record of one call of a layer."""
     layer, shape = call.layer, call.input.shape
     dtype = jnp.dtype(layer.dtype or jnp.promote_types(call.input.dtype, layer.param_dtype))
     kernel_shape = _kernel_shape(layer, shape[-1])

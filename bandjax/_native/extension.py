@@ -82,6 +82,7 @@ def _load() -> _Extension:
 
 @functools.cache
 def _load_once() -> _Extension:
+    """Imports the extension, compares versions, and registers its handlers."""
     try:
         missing = importlib.import_module("bandjax._built").MISSING
     except ModuleNotFoundError:

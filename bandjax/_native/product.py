@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._native.call import by_platform, join_batch, repeat, split_batch
 from bandjax._native.transform import NativeTransformSpec, analysis, synthesis
@@ -17,7 +19,13 @@ from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.bilinear import contractions
 from bandjax._spectra.partial_dft import PartialDFT, fourier_matrix
 from bandjax._spectra.product import ProductSpec, complex_product
-from bandjax._spectra.types import Precision, Spectrum
+from bandjax._spectra.types import (
+    FilterSpectrum,
+    InputSpectrum,
+    OutputSpectrum,
+    Precision,
+    Spectrum,
+)
 
 # Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
 _MANY_TAPS = 64
@@ -96,6 +104,13 @@ def _flat(dft: PartialDFT, array: jax.Array, kept: bool) -> jax.Array:
 
 @functools.lru_cache(maxsize=1024)
 def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]) -> Operation:
+    """One of the three contractions: the kernel, its XLA fallback, and their rules.
+
+    Args:
+      which: "multiply_sum", "input_product" or "filter_product".
+      spec: all that is static.
+      dtype: of the taps and of the results.
+    """
     product = spec.product
     einsum = functools.partial(jnp.einsum, precision=spec.precision)
 
@@ -222,7 +237,9 @@ def filter_workspace(
     return jax.ShapeDtypeStruct((parts * size if parts > 1 else 0,), np.uint8)
 
 
-def _multiply_sum(spec: NativeProductSpec, x: Spectrum, w: jax.Array) -> Spectrum:
+def _multiply_sum(
+    spec: NativeProductSpec, x: InputSpectrum, w: Float[Array, "*taps c O"]
+) -> OutputSpectrum:
     """Returns the output's spectrum, two times ``(*box, N, O)``."""
     if spec.transforms_filter(*w.shape[-2:]):
         x = x[0].astype(w.dtype), x[1].astype(w.dtype)
@@ -232,7 +249,9 @@ def _multiply_sum(spec: NativeProductSpec, x: Spectrum, w: jax.Array) -> Spectru
     return spec.boxed(re), spec.boxed(im)
 
 
-def _input_product(spec: NativeProductSpec, y: Spectrum, w: jax.Array) -> Spectrum:
+def _input_product(
+    spec: NativeProductSpec, y: OutputSpectrum, w: Float[Array, "*taps c O"]
+) -> InputSpectrum:
     """Returns the gradient of the input's spectrum, two times ``(*box, N, C)``."""
     y = y[0].astype(w.dtype), y[1].astype(w.dtype)
     if spec.transforms_filter(*w.shape[-2:]):
@@ -242,7 +261,9 @@ def _input_product(spec: NativeProductSpec, y: Spectrum, w: jax.Array) -> Spectr
     return spec.boxed(re), spec.boxed(im)
 
 
-def _filter_product(spec: NativeProductSpec, x: Spectrum, y: Spectrum) -> jax.Array:
+def _filter_product(
+    spec: NativeProductSpec, x: InputSpectrum, y: OutputSpectrum
+) -> Float[Array, "*taps c O"]:
     """Returns the taps' gradient ``(*taps, C / groups, O)``."""
     dtype = y[0].dtype
     per_group = x[0].shape[-1] // spec.groups
@@ -254,7 +275,7 @@ def _filter_product(spec: NativeProductSpec, x: Spectrum, y: Spectrum) -> jax.Ar
     return w.reshape(*spec.dft.shape, *w.shape[2:])
 
 
-def _filter_spectrum(spec: NativeProductSpec, w: jax.Array) -> Spectrum:
+def _filter_spectrum(spec: NativeProductSpec, w: Float[Array, "*taps c O"]) -> FilterSpectrum:
     """The filter's spectrum, two times ``(*box, C / groups, O)``, by the transform of samples."""
     transform = NativeTransformSpec(spec.dft.centred, w.dtype, w.dtype, spec.precision)
     dft = w.reshape(1, *spec.dft.shape, -1)
@@ -262,7 +283,9 @@ def _filter_spectrum(spec: NativeProductSpec, w: jax.Array) -> Spectrum:
     return _turn(spec, re, im)
 
 
-def _filter_from_spectrum(spec: NativeProductSpec, spectrum: Spectrum) -> jax.Array:
+def _filter_from_spectrum(
+    spec: NativeProductSpec, spectrum: FilterSpectrum
+) -> Float[Array, "*taps c O"]:
     """The transpose of :func:`_filter_spectrum`."""
     channels, dtype = spectrum[0].shape[-2:], spectrum[0].dtype
     transform = NativeTransformSpec(spec.dft.centred, dtype, dtype, spec.precision)

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._native.call import by_platform, join_batch, repeat, split_batch
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.partial_dft import PartialDFT
-from bandjax._spectra.types import Precision, Spectrum
+from bandjax._spectra.types import InputSpectrum, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,8 @@ class NativeTransformSpec:
 
 @functools.lru_cache(maxsize=1024)
 def _analysis_2d(spec: NativeTransformSpec) -> Operation:
+    """Analysis of two axes: the kernel, its XLA fallback, and their rules."""
+
     def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         x = x.astype(spec.compute_dtype)
         re1, im1 = _matrix(table1, x.shape[2], box[1], half=True)
@@ -90,6 +94,8 @@ def _analysis_2d(spec: NativeTransformSpec) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
+    """Synthesis of two axes: the kernel, its XLA fallback, and their rules."""
+
     def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         re, im = re.astype(spec.compute_dtype), im.astype(spec.compute_dtype)
         re0, im0 = _matrix(table0, shape[0], box[0])
@@ -151,7 +157,7 @@ def _table(dft: PartialDFT, axis: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def analysis(spec: NativeTransformSpec, x: jax.Array) -> Spectrum:
+def analysis(spec: NativeTransformSpec, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
     """Maps samples ``(N, *spatial, C)`` to their centred spectrum, two times ``(*box, N, C)``."""
     dft = spec.dft
     n, c = x.shape[0], x.shape[-1]
@@ -176,7 +182,7 @@ def analysis(spec: NativeTransformSpec, x: jax.Array) -> Spectrum:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def synthesis(spec: NativeTransformSpec, spectrum: Spectrum) -> jax.Array:
+def synthesis(spec: NativeTransformSpec, spectrum: InputSpectrum) -> Float[Array, "N *spatial C"]:
     """Maps a centred spectrum to samples ``(N, *spatial, C)``: the adjoint of :func:`analysis`."""
     dft = spec.dft
     n, c = spectrum[0].shape[-2:]

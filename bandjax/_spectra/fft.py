@@ -11,17 +11,21 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Complex, Float
 
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra import half
 
 
-def rfftn(x: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+def rfftn(x: Float[Array, "N *grid C"], grid: tuple[int, ...]) -> Complex[Array, "N *half C"]:
     """Half spectrum ``(N, *half_grid, C)`` of real ``(N, *grid, C)``."""
     return _operation(grid, False)(x)[0]
 
 
-def irfftn(spectrum: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+def irfftn(
+    spectrum: Complex[Array, "N *half C"], grid: tuple[int, ...]
+) -> Float[Array, "N *grid C"]:
     """Real signal ``(N, *grid, C)`` of a half spectrum ``(N, *half_grid, C)``."""
     return _operation(grid, True)(spectrum)[0]
 

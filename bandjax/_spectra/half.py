@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Complex, Float
 
 from bandjax._bands.band import Modes
 from bandjax._bands.boxes import kept_per_axis
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def analysis(
-    x: jax.Array, grid: Sequence[int] | None = None, modes: Sequence[int] | None = None
-) -> jax.Array:
+    x: Float[Array, "N *spatial C"],
+    grid: Sequence[int] | None = None,
+    modes: Sequence[int] | None = None,
+) -> Complex[Array, "N *box C"]:
     """Returns the spectrum of ``x`` in the box of ``modes``.
 
     Args:
@@ -40,7 +44,9 @@ def analysis(
     return full if modes is None else keep_box(full, grid, modes)
 
 
-def synthesis(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
+def synthesis(
+    spectrum: Complex[Array, "N *box C"], grid: Sequence[int]
+) -> Float[Array, "N *grid C"]:
     """Returns the real signal on the whole grid whose spectrum is ``spectrum``, zero elsewhere.
 
     Args:
@@ -54,7 +60,7 @@ def synthesis(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
     return irfftn(fill_box(spectrum, grid), grid)
 
 
-def irfftn(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
+def irfftn(spectrum: Complex[Array, "N *half C"], grid: Sequence[int]) -> Float[Array, "N *grid C"]:
     """Returns the real part of the inverse transform of a half spectrum, for any half spectrum.
 
     A half spectrum that no real signal has (its values at DC and Nyquist of the last axis without
@@ -76,7 +82,9 @@ def irfftn(spectrum: jax.Array, grid: Sequence[int]) -> jax.Array:
     return jnp.fft.irfft(spectrum, n=grid[-1], axis=axes[-1])
 
 
-def keep_box(spectrum: jax.Array, grid: Sequence[int], modes: Sequence[int]) -> jax.Array:
+def keep_box(
+    spectrum: Complex[Array, "N *half C"], grid: Sequence[int], modes: Sequence[int]
+) -> Complex[Array, "N *box C"]:
     """Cuts the box of ``modes`` out of a half spectrum, by slices from its corners.
 
     Args:
@@ -102,7 +110,7 @@ def keep_box(spectrum: jax.Array, grid: Sequence[int], modes: Sequence[int]) -> 
     return jax.lax.slice_in_dim(spectrum, 0, modes[-1] + 1, axis=spectrum.ndim - 2)
 
 
-def fill_box(box: jax.Array, grid: Sequence[int]) -> jax.Array:
+def fill_box(box: Complex[Array, "N *box C"], grid: Sequence[int]) -> Complex[Array, "N *half C"]:
     """Puts a box back into a half spectrum that is zero elsewhere; undoes :func:`keep_box`."""
     grid = tuple(grid)
     _check_rank(grid, box.ndim - 2, "grid")
@@ -119,8 +127,8 @@ def fill_box(box: jax.Array, grid: Sequence[int]) -> jax.Array:
 
 
 def corners(
-    spectrum: jax.Array, grid: Sequence[int], modes: Sequence[int]
-) -> tuple[jax.Array, jax.Array]:
+    spectrum: Complex[Array, "N *half C"], grid: Sequence[int], modes: Sequence[int]
+) -> tuple[Complex[Array, "N s1 u2 C"], Complex[Array, "N s2 u2 C"]]:
     """Returns the paper's two corners of a two-dimensional half spectrum.
 
     Args:
@@ -140,7 +148,9 @@ def corners(
     return box[:, : modes[0] + 1], box[:, modes[0] + 1 :]
 
 
-def from_corners(top: jax.Array, bottom: jax.Array, grid: Sequence[int]) -> jax.Array:
+def from_corners(
+    top: Complex[Array, "N s1 u2 C"], bottom: Complex[Array, "N s2 u2 C"], grid: Sequence[int]
+) -> Complex[Array, "N *half C"]:
     """Pads S1 and S2 with zeros to the half spectrum; undoes :func:`corners`."""
     return fill_box(jnp.concatenate([top, bottom], axis=1), grid)
 

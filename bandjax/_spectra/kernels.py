@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._bands.band import Modes
 from bandjax._bands.boxes import kept_per_axis
@@ -42,13 +44,13 @@ def modes_of_box(box: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
 
 
 def kernel_to_spectrum(
-    kernel: jax.Array,
+    kernel: Float[Array, "*taps c O"],
     grid: Sequence[int],
     modes: Sequence[int],
     *,
     centre: Sequence[int] | None = None,
     dilation: int | Sequence[int] = 1,
-) -> jax.Array:
+) -> Float[Array, "2 *box c O"]:
     """Returns the spectrum of a kernel, measured from its centre.
 
         W[u] = sum_t w[t] exp(-2 pi i u (d t - centre) / g)
@@ -74,13 +76,13 @@ def kernel_to_spectrum(
 
 
 def spectrum_to_kernel(
-    kernel_spectrum: jax.Array,
+    kernel_spectrum: Float[Array, "2 *box c O"],
     kernel_size: Sequence[int],
     grid: Sequence[int],
     *,
     centre: Sequence[int] | None = None,
     dilation: int | Sequence[int] = 1,
-) -> jax.Array:
+) -> Float[Array, "*taps c O"]:
     """Returns the kernel of a size whose spectrum is nearest; undoes :func:`kernel_to_spectrum`.
 
     Nearest by least squares over the box, with the half of it that is not stored. A spectrum that

@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._bands.boxes import kept_per_axis
 from bandjax._bands.frequencies import frequencies, hermitian_weights
@@ -116,7 +118,9 @@ def _kronecker(dft: PartialDFT) -> np.ndarray:
     return matrix.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
 
 
-def scatter_periodic(x: jax.Array, g: int, points: range, axis: int) -> jax.Array:
+def scatter_periodic(
+    x: Float[Array, "*samples"], g: int, points: range, axis: int
+) -> Float[Array, "*result"]:
     """Adds sample ``j`` of an axis to point ``points[j]`` (modulo g) of a circle of zeros."""
     used = (len(points) - 1) * points.step + 1
     turns = -(-used // g)
@@ -128,7 +132,7 @@ def scatter_periodic(x: jax.Array, g: int, points: range, axis: int) -> jax.Arra
     return jnp.roll(x, points.start, axis)
 
 
-def gather_periodic(x: jax.Array, points: range, axis: int) -> jax.Array:
+def gather_periodic(x: Float[Array, "*grid"], points: range, axis: int) -> Float[Array, "*result"]:
     """Reads point ``points[i]`` (modulo g) of an axis as sample ``i``."""
     used = (len(points) - 1) * points.step + 1
     x = jnp.roll(x, -points.start, axis)

@@ -18,7 +18,13 @@ import functools
 import jax.numpy as jnp
 
 from bandjax._spectra.bilinear import contractions
-from bandjax._spectra.types import Precision, Spectrum
+from bandjax._spectra.types import (
+    FilterSpectrum,
+    InputSpectrum,
+    OutputSpectrum,
+    Precision,
+    Spectrum,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +40,17 @@ class ProductSpec:
     precision: Precision = None
 
 
-def _multiply_sum(spec: ProductSpec, x: Spectrum, w: Spectrum) -> Spectrum:
+def _multiply_sum(spec: ProductSpec, x: InputSpectrum, w: FilterSpectrum) -> OutputSpectrum:
     """Returns ``sum_c x[n, c] conj(w[c, o])`` for each frequency."""
     return complex_product(spec, "ngc,cgo->ngo", x, w, conjugate=True)
 
 
-def _input_product(spec: ProductSpec, y: Spectrum, w: Spectrum) -> Spectrum:
+def _input_product(spec: ProductSpec, y: OutputSpectrum, w: FilterSpectrum) -> InputSpectrum:
     """Returns ``sum_o y[n, o] w[c, o]`` for each frequency: the input's gradient."""
     return complex_product(spec, "ngo,cgo->ngc", y, w, conjugate=False)
 
 
-def _filter_product(spec: ProductSpec, x: Spectrum, y: Spectrum) -> Spectrum:
+def _filter_product(spec: ProductSpec, x: InputSpectrum, y: OutputSpectrum) -> FilterSpectrum:
     """Returns ``sum_n x[n, c] conj(y[n, o])`` for each frequency: the filter's gradient."""
     return complex_product(spec, "ngc,ngo->cgo", x, y, conjugate=True)
 

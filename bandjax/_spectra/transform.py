@@ -24,12 +24,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._spectra import fft
 from bandjax._spectra.half import fill_box, keep_box
 from bandjax._spectra.partial_dft import PartialDFT, _kronecker, gather_periodic, scatter_periodic
-from bandjax._spectra.types import Precision, Spectrum
+from bandjax._spectra.types import InputSpectrum, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,17 @@ class TransformSpec:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def to_spectrum(spec: TransformSpec, dft: PartialDFT, x: jax.Array) -> Spectrum:
+def to_spectrum(
+    spec: TransformSpec, dft: PartialDFT, x: Float[Array, "*spatial N C"]
+) -> InputSpectrum:
     """Maps samples ``(*spatial, N, C)`` to their spectrum, two times ``(*box, N, C)``."""
     return (_dft_to if spec.method == "dft" else _fft_to)(spec, dft, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def from_spectrum(spec: TransformSpec, dft: PartialDFT, spectrum: Spectrum) -> jax.Array:
+def from_spectrum(
+    spec: TransformSpec, dft: PartialDFT, spectrum: InputSpectrum
+) -> Float[Array, "*spatial N C"]:
     """Maps a spectrum, two times ``(*box, N, C)``, to samples ``(*spatial, N, C)``: the adjoint."""
     return (_dft_from if spec.method == "dft" else _fft_from)(spec, dft, spectrum)
 
@@ -66,7 +72,7 @@ from_spectrum.defvjp(
 # matrix times everything else, which is what BLAS libraries are fastest at.
 
 
-def _dft_to(spec: TransformSpec, dft: PartialDFT, x: jax.Array) -> Spectrum:
+def _dft_to(spec: TransformSpec, dft: PartialDFT, x: Float[Array, "*spatial N C"]) -> InputSpectrum:
     rank = len(dft.grid)
     if dft.one_product:
         matrix = _kronecker(dft)
@@ -83,7 +89,9 @@ def _dft_to(spec: TransformSpec, dft: PartialDFT, x: jax.Array) -> Spectrum:
     return _product(real, x, 2, spec), _product(imaginary, x, 2, spec)
 
 
-def _dft_from(spec: TransformSpec, dft: PartialDFT, spectrum: Spectrum) -> jax.Array:
+def _dft_from(
+    spec: TransformSpec, dft: PartialDFT, spectrum: InputSpectrum
+) -> Float[Array, "*spatial N C"]:
     rank = len(dft.grid)
     x = jnp.stack(spectrum)  # (2, *box, N, C), written together with whatever made the two parts
     if dft.one_product:
@@ -123,7 +131,7 @@ def _transposed(planes: np.ndarray, contracted: int) -> np.ndarray:
 # kept; on the way back the corners are padded with zeros.
 
 
-def _fft_to(spec: TransformSpec, dft: PartialDFT, x: jax.Array) -> Spectrum:
+def _fft_to(spec: TransformSpec, dft: PartialDFT, x: Float[Array, "*spatial N C"]) -> InputSpectrum:
     x = jnp.moveaxis(x, -2, 0)  # (N, *spatial, C)
     for axis, (g, points) in enumerate(zip(dft.grid, dft.points, strict=True), start=1):
         x = scatter_periodic(x, g, points, axis)
@@ -133,7 +141,9 @@ def _fft_to(spec: TransformSpec, dft: PartialDFT, x: jax.Array) -> Spectrum:
     return jnp.moveaxis(box.real, 0, -2), jnp.moveaxis(box.imag, 0, -2)
 
 
-def _fft_from(spec: TransformSpec, dft: PartialDFT, spectrum: Spectrum) -> jax.Array:
+def _fft_from(
+    spec: TransformSpec, dft: PartialDFT, spectrum: InputSpectrum
+) -> Float[Array, "*spatial N C"]:
     box = jnp.moveaxis(jax.lax.complex(*spectrum), -2, 0)  # (N, *box, C)
     # The synthesis has the weights of an inverse; the adjoint of an analysis has none.
     if not dft.inverse:

@@ -321,6 +321,7 @@ _Frame: TypeAlias = tuple[str, str, int]  # file, qualified function, line
 
 
 def _layer(equations: tuple[JaxprEqn, ...]) -> str:
+    """Where in the model: Flax's names, or else the classes whose calls were entered."""
     stacks = (str(equation.source_info.name_stack) for equation in equations)
     # "jvp(ResNet)/Conv_0" is the derivative of "ResNet/Conv_0".
     names = [re.sub(r"\w+\(|\)", "", stack).strip("/") for stack in stacks]

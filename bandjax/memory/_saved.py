@@ -224,6 +224,7 @@ def _chosen(argnums: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
 
 
 def _count(kept: Sequence[Residual]) -> SavedBytes:
+    """Sums up residuals: tensors that were made, arguments and constants."""
     # The scales of 8-bit spectra bear the same name as these.
     eight_bits = any(r.name == SPECTRUM_NAME and r.dtype == np.int8 for r in kept)
     tensors = [
