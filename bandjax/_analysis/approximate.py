@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from bandjax._analysis.masks import compression, energy, energy_mask, lead_mask, top_mask
-from bandjax._conv.geometry import PaddingLike, conv_geometry
+from bandjax._conv.geometry import PaddingLike, canonical_padding, conv_geometry
 from bandjax._spectra.half import analysis, irfftn
 from bandjax._spectra.partial_dft import gather_periodic, scatter_periodic
 
@@ -199,6 +199,7 @@ def approximate(
     """
     from bandjax._conv.band_conv import band_conv
 
+    padding = canonical_padding(padding)
     if padding == "REFLECT":
         raise ValueError("approximate has no padding 'REFLECT'; pad x by jnp.pad, and pass 'VALID'")
     geometry = conv_geometry(

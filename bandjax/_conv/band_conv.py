@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from bandjax._bands.band import Band
 from bandjax._conv.choose import choose
-from bandjax._conv.geometry import ConvGeometry, PaddingLike, conv_geometry
+from bandjax._conv.geometry import ConvGeometry, PaddingLike, canonical_padding, conv_geometry
 from bandjax._conv.methods import FilterDomain
 from bandjax._conv.operator import apply
 from bandjax._conv.options import ConvSpec
@@ -146,12 +146,11 @@ def convolve(
 
     ``options`` are the further arguments of :func:`bandjax.conv_geometry`.
     """
-    check_arrays(x, kernel)
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    x, kernel = as_arrays(x, kernel)
     geometry = conv_geometry(
         x.shape, kernel.shape, spec.band, padding=padding, grid=spec.grid, **options
     )
-    reflect = padding == "REFLECT"
+    reflect = canonical_padding(padding) == "REFLECT"
     return run(spec, geometry, x, kernel, precision, out_sharding, reflect=reflect)
 
 
@@ -188,15 +187,23 @@ def run(
     return mesh.call(operator, x, kernel, len(geometry.axes), out_sharding)
 
 
-def check_arrays(x: Any, kernel: Any, name: str = "kernel") -> None:
-    """Raises TypeError unless both are floating-point arrays of one type."""
+def as_arrays(x: Any, kernel: Any, name: str = "kernel") -> tuple[jax.Array, jax.Array]:
+    """Returns both as JAX arrays.
+
+    NumPy's float64 becomes JAX's default type first, as in ``jax.lax``.
+
+    Raises:
+      TypeError: they are no floating-point arrays, or of two types.
+    """
     for label, array in (("x", x), (name, kernel)):
         if not isinstance(array, jax.Array | np.ndarray):
             raise TypeError(f"{label} must be an array, got {type(array).__name__}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{label} must be of a floating-point type, got {array.dtype}")
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if x.dtype != kernel.dtype:
         raise TypeError(
             f"x and {name} must have the same type, got {x.dtype} and {kernel.dtype}; "
             f"cast one of them"
         )
+    return x, kernel

@@ -25,6 +25,29 @@ PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 PADDING_NAMES = ("SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT")
 
 
+def canonical_padding(padding: Any) -> Any:
+    """Returns the one form of a padding: names in upper case, as lax takes them; arrays as tuples.
+
+    Raises:
+      TypeError: it is an array whose values are not known while tracing.
+    """
+    if isinstance(padding, str):
+        return padding.upper()
+    return _listed("padding", padding)
+
+
+def _listed(name: str, value: Any) -> Any:
+    """Returns nested tuples in place of an array of NumPy or JAX."""
+    if not isinstance(value, np.ndarray | jax.Array):
+        return value
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must be known while tracing, got {value!r}")
+    entries = np.asarray(value).tolist()
+    rows = entries if isinstance(entries, list) else [entries]
+    listed = tuple(tuple(row) if isinstance(row, list) else row for row in rows)
+    return listed if isinstance(entries, list) else entries
+
+
 @dataclasses.dataclass(frozen=True)
 class Axis:
     """One spatial axis: its sizes, and where its samples lie on the circle of ``grid`` points.
@@ -168,6 +191,7 @@ def conv_geometry(
       ((33, 33), (11, 11), 0.508)
     """
     check_band(band)
+    padding = canonical_padding(padding)
     input_shape = _sizes("x", input_shape)
     kernel_shape = _sizes("kernel", kernel_shape)
     rank = len(kernel_shape) - 2
@@ -326,7 +350,8 @@ def check_groups(channels: int, features: int, groups: Any) -> None:
 
 def _per_axis(name: str, value: Any, rank: int) -> tuple[int, ...]:
     """Returns one positive integer for each axis."""
-    values = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,) * rank
+    value = _listed(name, value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank:
         raise ValueError(
             f"{name} must be an integer or one for each of the {rank} spatial axes, got {value!r}"

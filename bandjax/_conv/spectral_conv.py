@@ -12,8 +12,8 @@ from jax import Array
 from jaxtyping import Float
 
 from bandjax._bands.band import Modes
-from bandjax._conv.band_conv import check_arrays, run
-from bandjax._conv.geometry import PaddingLike, conv_geometry
+from bandjax._conv.band_conv import as_arrays, run
+from bandjax._conv.geometry import PaddingLike, canonical_padding, conv_geometry
 from bandjax._conv.options import ConvSpec
 from bandjax._spectra.kernels import modes_of_box
 from bandjax._spectra.types import Precision
@@ -89,9 +89,9 @@ def spectral_conv(
     Source: Dziedzic et al., ICML 2019, supplement 2.12, which leaves it for later; with frequencies
     as of Li et al., "Fourier neural operator for parametric partial differential equations", 2021.
     """
-    check_arrays(x, kernel_spectrum, "kernel_spectrum")
-    x, kernel_spectrum = jnp.asarray(x), jnp.asarray(kernel_spectrum)
+    x, kernel_spectrum = as_arrays(x, kernel_spectrum, "kernel_spectrum")
     spec = ConvSpec(method=method, residual_dtype=residual_dtype)
+    padding = canonical_padding(padding)
     if padding == "REFLECT":
         raise ValueError("padding 'REFLECT' does not go with a spectral filter")
     taps = tuple(kernel_size)

@@ -16,7 +16,7 @@ from bandjax._bands.band import Energy
 from bandjax._bands.boxes import Grid, smallest_box
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._bands.plan import LayerPlan, Plan
-from bandjax._conv.geometry import ConvGeometry, conv_geometry
+from bandjax._conv.geometry import ConvGeometry, canonical_padding, conv_geometry
 from bandjax._conv.lax import conv_general_dilated
 from bandjax._flax.layer import OBSERVER, WithPadding, padding_for_flax
 from bandjax._flax.select import ConvLayer, Where, refusal, selector, shown
@@ -182,7 +182,7 @@ class _Observations:
 
     def grid_of(self, own: Any, padding: Any) -> Any:
         """The grid of a layer: what the caller of calibrate asks for, or else its own."""
-        return own if self._grid is None or padding == "CIRCULAR" else self._grid
+        return own if self._grid is None or canonical_padding(padding) == "CIRCULAR" else self._grid
 
     def see(self, path: str, now: _Seen) -> None:
         """Notes the geometry of a call, while it is traced."""
@@ -245,7 +245,7 @@ class _Observer:
         )
         # The input's own size: REFLECT's geometry has that of the reflected one.
         self.observations.see(self.path, _Seen(rhs.shape, lhs.shape[1:-1], geometry.grid))
-        x = _reflected(lhs, geometry) if padding == "REFLECT" else lhs
+        x = _reflected(lhs, geometry) if canonical_padding(padding) == "REFLECT" else lhs
         power = spectral_power(x, geometry)
         jax.debug.callback(functools.partial(self.observations.add, self.path), power)
 

@@ -10,7 +10,7 @@ import jax
 from bandjax._bands.band import Band, Energy
 from bandjax._bands.plan import PlannedModes
 from bandjax._conv.energy import compression_at
-from bandjax._conv.geometry import ConvGeometry, conv_geometry
+from bandjax._conv.geometry import ConvGeometry, canonical_padding, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
 
 # Flax pads for these itself, with more input, before it calls its convolution.
@@ -57,7 +57,8 @@ class AsFlaxSees:
 
 def padding_for_flax(padding: Any) -> Any:
     """Returns the padding that Flax's code is to see where the operator does Flax's own."""
-    return "VALID" if isinstance(padding, str) and padding in _PADDED_BY_FLAX else padding
+    name = canonical_padding(padding)
+    return "VALID" if isinstance(name, str) and name in _PADDED_BY_FLAX else padding
 
 
 @dataclasses.dataclass(frozen=True)

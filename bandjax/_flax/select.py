@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bandjax._bands.band import Band, Modes
 from bandjax._bands.plan import Plan
+from bandjax._conv.geometry import canonical_padding
 from bandjax._conv.lax import ConvGeneralDilated
 from bandjax._conv.options import ConvSpec
 from bandjax._optional import report_module
@@ -202,7 +203,7 @@ class Limit:
                     f"{name} {of!r} is for {len(values)} spatial axes, but layer "
                     f"{shown(layer.path)} has {rank}: choose layers with where="
                 )
-        periodic = layer.module.padding == "CIRCULAR"  # Its grid is its period.
+        periodic = canonical_padding(layer.module.padding) == "CIRCULAR"  # Its grid is its period.
         return {**options, "grid": None if periodic else grid}
 
 

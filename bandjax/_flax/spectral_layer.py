@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bandjax._bands.band import Energy, Modes
 from bandjax._bands.frequencies import frequencies
-from bandjax._conv.geometry import Axis, ConvGeometry, conv_geometry
+from bandjax._conv.geometry import Axis, ConvGeometry, canonical_padding, conv_geometry
 from bandjax._conv.spectral_conv import modes_at, spectral_conv
 from bandjax._flax.layer import arguments_of
 from bandjax._spectra.kernels import kernel_to_spectrum, modes_of_box, spectrum_to_kernel
@@ -48,7 +48,7 @@ def check(layer: Any) -> None:
     ):
         if getattr(layer, name, plain) is not plain:
             raise ValueError(f"{name} does not go with param_domain='spectral'")
-    if layer.padding == "REFLECT":
+    if canonical_padding(layer.padding) == "REFLECT":
         raise ValueError("padding 'REFLECT' does not go with param_domain='spectral'")
 
 

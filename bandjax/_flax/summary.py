@@ -16,7 +16,7 @@ from bandjax._conv.geometry import ConvGeometry, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
 from bandjax._conv.methods import FilterDomain
 from bandjax._conv.options import ConvSpec
-from bandjax._flax.layer import arguments_of
+from bandjax._flax.layer import arguments_of, padding_for_flax
 from bandjax._flax.observe import Call, observe
 from bandjax._optional import report_module
 
@@ -434,7 +434,7 @@ def _as_flax_pads(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     taps = _kernel_shape(layer, shape[-1])[:-2]
     dilation = layer.kernel_dilation or 1
     dilations = (dilation,) * len(taps) if isinstance(dilation, int) else tuple(dilation)
-    if layer.padding not in ("CIRCULAR", "REFLECT", "CAUSAL"):
+    if padding_for_flax(layer.padding) is layer.padding:
         return shape
     first = len(shape) - 1 - len(taps)
     spatial = (n + (k - 1) * d for n, k, d in zip(shape[first:-1], taps, dilations, strict=True))

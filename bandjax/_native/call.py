@@ -95,11 +95,13 @@ def by_platform(
 def join_batch(spectrum: jax.Array) -> jax.Array:
     """``(B, u, v, n, c)`` to ``(u, v, B * n, c)``."""
     spectrum = jnp.moveaxis(spectrum, 0, 2)
-    return spectrum.reshape(*spectrum.shape[:2], -1, spectrum.shape[-1])
+    u, v, size, n, c = spectrum.shape
+    return spectrum.reshape(u, v, size * n, c)
 
 
-def split_batch(spectrum: jax.Array, size: int) -> jax.Array:
-    spectrum = spectrum.reshape(*spectrum.shape[:2], size, -1, spectrum.shape[-1])
+def split_batch(spectrum: jax.Array, size: int, each: int) -> jax.Array:
+    """``(u, v, size * each, c)`` to ``(size, u, v, each, c)``; ``size`` may be 0."""
+    spectrum = spectrum.reshape(*spectrum.shape[:2], size, each, spectrum.shape[-1])
     return jnp.moveaxis(spectrum, 2, 0)
 
 

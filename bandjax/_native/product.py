@@ -195,7 +195,8 @@ def _batch_product(
             join_batch(a if b else repeat(a, size))
             for a, b in zip(args[:2], batched[:2], strict=True)
         )
-        return tuple(split_batch(a, size) for a in f(re, im, *args[2:]))
+        n = args[0].shape[-2]
+        return tuple(split_batch(a, size, n) for a in f(re, im, *args[2:]))
     # (Left to XLA, products with a batch dimension more fail to compile in jaxlib 0.10.)
     *arrays, outer, inner = args
     grouped = _product_operation(which, dataclasses.replace(spec, groups=size * spec.groups), dtype)

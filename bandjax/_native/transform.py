@@ -136,7 +136,8 @@ def _matrix(
 
 def _analyse_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
     x, *tables = args
-    return tuple(split_batch(a, size) for a in f(x.reshape(-1, *x.shape[2:]), *tables))
+    n, *rest = x.shape[1:]
+    return tuple(split_batch(a, size, n) for a in f(x.reshape(size * n, *rest), *tables))
 
 
 def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
@@ -144,7 +145,7 @@ def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays
         join_batch(a if b else repeat(a, size)) for a, b in zip(args[:2], batched[:2], strict=True)
     )
     (x,) = f(re, im, *args[2:])
-    return (x.reshape(size, -1, *x.shape[1:]),)
+    return (x.reshape(size, args[0].shape[-2], *x.shape[1:]),)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -108,7 +109,15 @@ def _with_batching(
 
     @batched.def_vmap
     def _(axis_size: int, in_batched: list[bool], *args: jax.Array) -> tuple[Arrays, Any]:
-        out = batching(batched, axis_size, list(in_batched), args)
-        return out, tuple(mapped(list(in_batched)) for _ in out)
+        has_axis = mapped(list(in_batched))
+        if axis_size == 0 and has_axis:  # Of nothing no batch or group can be made.
+            each = [
+                jax.ShapeDtypeStruct(a.shape[1:] if b else a.shape, a.dtype)
+                for a, b in zip(args, in_batched, strict=True)
+            ]
+            out = tuple(jnp.zeros((0, *a.shape), a.dtype) for a in jax.eval_shape(f, *each))
+        else:
+            out = batching(batched, axis_size, list(in_batched), args)
+        return out, tuple(has_axis for _ in out)
 
     return batched

@@ -47,5 +47,5 @@ def _operation(grid: tuple[int, ...], inverse: bool) -> Operation:
 
 def _join_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
     (x,) = args
-    (y,) = f(x.reshape(-1, *x.shape[2:]))
+    (y,) = f(x.reshape(size * x.shape[1], *x.shape[2:]))
     return (y.reshape(size, x.shape[1], *y.shape[1:]),)
