@@ -14,9 +14,10 @@ from bandjax._conv.geometry import ConvGeometry, check_groups
 from bandjax._conv.options import ConvSpec
 from bandjax._flax import layer as layer_rules
 from bandjax._flax import spectral_layer
+from bandjax._flax.classes import LinenConv
 
 
-class BandConv(nn.Conv):
+class BandConv(LinenConv):
     """``flax.linen.Conv``, computed on the low frequencies of its input and kernel alone.
 
     Parameters, their names and their initial values are those of ``flax.linen.Conv``: a dense
@@ -83,7 +84,7 @@ class BandConv(nn.Conv):
         if self.param_domain == "spectral":
             return self._spectral(inputs)
         seen = layer_rules.AsFlaxSees(self)
-        y = nn.Conv.__call__.__wrapped__(seen, inputs)  # type: ignore[attr-defined]
+        y = LinenConv.__call__.__wrapped__(seen, inputs)  # type: ignore[attr-defined]
         for name, value in layer_rules.found_by_energy(self, seen, inputs.shape).items():
             self.sow("intermediates", name, value)
         return y
@@ -146,3 +147,8 @@ class BandConv(nn.Conv):
         arrays: Any = self.promote_dtype(inputs, spectrum, bias, dtype=self.dtype)
         x, w, b = arrays
         return spectral_layer.call(self, x, w, b, own)
+
+
+# Flax names layers, and with the names seeds their parameters, by ``__name__``: a layer that takes
+# the place of a Conv in a compact method has its path, its initial values and its checkpoints.
+BandConv.__name__ = "Conv"

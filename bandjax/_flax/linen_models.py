@@ -15,6 +15,7 @@ import jax
 from flax import linen as nn
 
 from bandjax._conv.geometry import ConvGeometry
+from bandjax._flax.classes import LinenConv, LinenConvLocal, LinenConvTranspose
 from bandjax._flax.layer import AsFlaxSees, found_by_energy, geometry, padding_for_flax
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.select import (
@@ -68,20 +69,40 @@ def entered(handler: Handler) -> Iterator[None]:
 def _intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     """Calls a method of a module; where it is a convolution, as the innermost handler says."""
     module = context.module
-    known = isinstance(module, nn.Conv | nn.ConvTranspose | nn.ConvLocal)
+    known = isinstance(module, LinenConv | LinenConvTranspose | LinenConvLocal)
     # Lifted transformations call their own methods by other names, then the layer itself.
     if context.method_name != "__call__" or not known or hasattr(module, _MARK):
         return method(*args, **kwargs)
+    layer = _layer_of(module)
+    if isinstance(module, LinenConv):
+        return _call(method, args, kwargs, layer, _changes(layer))
+    for handler in reversed(_ENTERED.handlers):
+        handler.refuse(layer, TRANSPOSED if isinstance(module, LinenConvTranspose) else UNSHARED)
+    return method(*args, **kwargs)
+
+
+def limited_as(module: nn.Module) -> Any:
+    """Returns the layer that a convolution is within the contexts entered; itself outside."""
+    if not isinstance(module, LinenConv) or not _ENTERED.handlers:
+        return module
+    under_way = vars(module).get(_MARK)  # Within the call its attributes are changed already.
+    changes = _changes(_layer_of(module)) if under_way is None else under_way
+    described = getattr(changes.get("conv_general_dilated"), "__self__", None)
+    if isinstance(described, _Described):
+        return described
+    return _Described(module, changes) if changes else module
+
+
+def _layer_of(module: Any) -> ConvLayer:
     size = module.kernel_size
     size = (size,) if isinstance(size, int) else tuple(size)
-    layer = ConvLayer("/".join(module.path), size, module)
+    return ConvLayer("/".join(module.path), size, module)
+
+
+def _changes(layer: ConvLayer) -> dict[str, Any]:
+    """What the innermost handler that selects a layer changes of it."""
     handlers = reversed(_ENTERED.handlers)
-    if isinstance(module, nn.Conv):
-        changes = next(filter(None, (handler.changes(layer) for handler in handlers)), {})
-        return _call(method, args, kwargs, layer, changes)
-    for handler in handlers:
-        handler.refuse(layer, TRANSPOSED if isinstance(module, nn.ConvTranspose) else UNSHARED)
-    return method(*args, **kwargs)
+    return next(filter(None, (handler.changes(layer) for handler in handlers)), {})
 
 
 def _call(
@@ -89,6 +110,7 @@ def _call(
 ) -> Any:
     """Calls a layer with some of its attributes changed."""
     reached: list[None] = []
+    asked = changes
     convolution = changes.get("conv_general_dilated")
     if convolution is not None:
 
@@ -97,7 +119,7 @@ def _call(
             return convolution(*arguments, **options)
 
         changes = {**changes, "conv_general_dilated": told}
-    with _changed(layer.module, {**changes, _MARK: True}):
+    with _changed(layer.module, {**changes, _MARK: asked}):
         out = method(*args, **kwargs)
     if convolution is not None and not reached:
         raise TypeError(
@@ -125,10 +147,15 @@ def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
 
 
 class _Described:
-    """A plain layer with the attributes of a band-limited one."""
+    """A plain layer with the attributes of a band-limited one.
+
+    Attributes:
+      kind: name of the plain layer's class.
+    """
 
     def __init__(self, module: Any, attributes: dict[str, Any]) -> None:
         self._module = module
+        self.kind = type(module).__name__
         self.padding = module.padding  # Of the module it is another one during the call.
         vars(self).update(attributes)
 

@@ -13,10 +13,11 @@ from bandjax._conv.geometry import ConvGeometry, check_groups
 from bandjax._conv.options import ConvSpec
 from bandjax._flax import layer as layer_rules
 from bandjax._flax import spectral_layer
+from bandjax._flax.classes import NnxConv
 from bandjax._flax.observe import observe
 
 
-class BandConv(nnx.Conv):
+class BandConv(NnxConv):
     """``flax.nnx.Conv``, computed on the low frequencies of its input and kernel alone.
 
     Parameters, their names and their initial values are those of ``flax.nnx.Conv``: a dense layer's
@@ -112,7 +113,7 @@ class BandConv(nnx.Conv):
             inputs, spectrum, bias = self.promote_dtype(arrays, dtype=self.dtype)
             return spectral_layer.call(self, inputs, spectrum, bias, self._own(), out_sharding)
         seen = layer_rules.AsFlaxSees(self)
-        y = nnx.Conv.__call__(seen, inputs, out_sharding)  # type: ignore[arg-type]
+        y = NnxConv.__call__(seen, inputs, out_sharding)  # type: ignore[arg-type]
         if hasattr(self, "__captures__"):  # Outside of nnx.capture a sown value would stay here.
             for name, value in layer_rules.found_by_energy(self, seen, inputs.shape).items():
                 self.sow(nnx.Intermediate, name, value)

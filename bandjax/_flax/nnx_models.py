@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from bandjax._flax.classes import NnxConv, NnxConvTranspose
 from bandjax._flax.nnx_layer import BandConv
 from bandjax._flax.select import (
     TRANSPOSED,
@@ -26,7 +27,7 @@ from bandjax._flax.select import (
 def convolutions(model: nnx.Module) -> Iterator[ConvLayer]:
     """Yields every convolution layer of a model once, by its first path."""
     for path, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.Conv | nnx.ConvTranspose):
+        if isinstance(module, NnxConv | NnxConvTranspose):
             size = module.kernel_size
             size = (size,) if isinstance(size, int) else tuple(size)
             yield ConvLayer(".".join(map(str, path)), size, module)
@@ -44,7 +45,7 @@ def limit_model(model: nnx.Module, limit: Limit, where: Where, strict: bool) -> 
     report = LimitReport()
     selected: list[ConvLayer] = []
     for layer in layers:
-        transposed = isinstance(layer.module, nnx.ConvTranspose)
+        transposed = isinstance(layer.module, NnxConvTranspose)
         reason = TRANSPOSED if transposed else refusal(layer)
         left = limit.plan is not None and layer.path in limit.plan.left_out
         if not chosen(layer) or (left and where is None and reason is None):
@@ -57,7 +58,7 @@ def limit_model(model: nnx.Module, limit: Limit, where: Where, strict: bool) -> 
         shapes = {
             layer.path: tuple(layer.module.kernel_shape)
             for layer in layers
-            if isinstance(layer.module, nnx.Conv)
+            if isinstance(layer.module, NnxConv)
         }
         difference = limit.plan.difference(shapes, [layer.path for layer in selected])
         if difference is not None:
@@ -88,7 +89,7 @@ def _band_limited(kind: Any) -> Any:
     A subclass of ``flax.nnx.Conv`` keeps its methods, and has ``BandConv`` where it had ``Conv``.
     If its own ``__call__`` convolves in another way than by ``super().__call__``, calls raise.
     """
-    if kind is nnx.Conv:
+    if kind is NnxConv:
         return BandConv
     reached: contextvars.ContextVar[bool] = contextvars.ContextVar("reached")
 
@@ -111,9 +112,25 @@ def _band_limited(kind: Any) -> Any:
 
     metaclass: Any = type(BandConv)
     convolution = metaclass("BandConv", (BandConv,), {"__call__": convolve})
-    body = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        state = super(limited, self).__reduce_ex__(protocol)[2]
+        return _empty, (kind,), state
+
+    body = {
+        "__call__": call,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "__reduce_ex__": reduce,
+    }
     limited: Any = type(kind)(f"Band{kind.__name__}", (kind, convolution), body)
     return limited
+
+
+def _empty(kind: Any) -> Any:
+    """A band-limited layer without its state: the class has no name to be pickled by."""
+    limited = _band_limited(kind)
+    return object.__new__(limited)
 
 
 def observed(
@@ -127,7 +144,7 @@ def observed(
         copy = nnx.merge(graph, state)
         copy.eval()
         for layer in list(convolutions(copy)):
-            if isinstance(layer.module, nnx.ConvTranspose):
+            if isinstance(layer.module, NnxConvTranspose):
                 observer.refuse(layer, TRANSPOSED)
                 continue
             for name, value in observer.changes(layer).items():

@@ -120,11 +120,13 @@ def _observe_nnx(
     """Calls a copy of an nnx model on shapes; returns the calls, and layers without one."""
     from flax import nnx
 
+    from bandjax._flax.classes import NnxConv, NnxConvTranspose
+
     def layers_of(module: nnx.Module) -> dict[str, Any]:
         return {
             ".".join(map(str, path)): layer
             for path, layer in nnx.iter_modules(module)
-            if isinstance(layer, nnx.Conv | nnx.ConvTranspose)
+            if isinstance(layer, NnxConv | NnxConvTranspose)
         }
 
     noted: list[tuple[str, Any, Any]] = []
@@ -160,15 +162,20 @@ def _observe_linen(
     """Calls a linen model on shapes, and returns the calls of its convolutions."""
     from flax import linen as nn
 
+    from bandjax._flax.classes import LinenConv, LinenConvTranspose
+    from bandjax._flax.linen_models import limited_as
+
     calls: list[Call] = []
 
     def interceptor(method: Any, args: Any, keywords: Any, context: Any) -> Any:
         out = method(*args, **keywords)
         layer = context.module
-        if context.method_name == "__call__" and isinstance(layer, nn.Conv | nn.ConvTranspose):
+        if context.method_name == "__call__" and isinstance(layer, LinenConv | LinenConvTranspose):
             given = args[0] if args else keywords["inputs"]
             path = "/".join(layer.path)
-            calls.append(Call(path, layer.clone(parent=None), _shape_of(given), _shape_of(out)))
+            seen = limited_as(layer)
+            seen = layer.clone(parent=None) if seen is layer else seen
+            calls.append(Call(path, seen, _shape_of(given), _shape_of(out)))
         return out
 
     if rngs is None:  # Any stream without a key of its own draws from this one.

@@ -356,7 +356,7 @@ def _of_call(call: Call) -> LayerSummary:
     taps, out_features = kernel_shape[:-2], call.output.shape[-1]
     record = LayerSummary(
         path=call.path,
-        kind=type(layer).__name__,
+        kind=getattr(layer, "kind", type(layer).__qualname__.rpartition(".")[2]),
         calls=1,
         input_shape=shape,
         kernel_shape=kernel_shape,
