@@ -11,7 +11,7 @@ from flax import nnx
 
 from bandjax._bands.band import Band
 from bandjax._bands.plan import Plan
-from bandjax._conv.remat import checkpoint, save_spectra
+from bandjax._conv.remat import checkpoint, save_spectra, split_static
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
 from bandjax._flax.select import Limit, LimitReport, Where
@@ -19,19 +19,29 @@ from bandjax._flax.select import Limit, LimitReport, Where
 __all__ = ["BandConv", "band_limit", "remat", "to_spatial", "to_spectral"]
 
 
-def remat(f: Callable[..., Any], policy: Callable[..., bool] = save_spectra) -> Callable[..., Any]:
+def remat(
+    f: Callable[..., Any] | None = None,
+    policy: Callable[..., bool] = save_spectra,
+    *,
+    prevent_cse: bool = True,
+    static_argnums: int | Sequence[int] = (),
+) -> Callable[..., Any]:
     """:func:`bandjax.checkpoint` for a function of a module.
 
     What the call changes in the module (batch statistics, random streams) it changes once, and
     recomputation starts from the state as it was.
 
     Args:
-      f: called as ``f(module, *args)``, a method of a class for instance; ``args`` are pytrees of
-        arrays.
+      f: called as ``f(module, *args, **keywords)``, a method of a class for instance; arguments are
+        pytrees of arrays. None gives a decorator: ``@remat(policy=...)``.
       policy: tells what is kept, by default the spectra alone.
+      prevent_cse, static_argnums: see :func:`bandjax.checkpoint`; the module is argument 0.
 
     Returns:
       A function with the same arguments and result.
+
+    Raises:
+      ValueError: ``static_argnums`` names the module, or an argument that is not there.
 
     Example:
       >>> class Block(nnx.Module):
@@ -45,18 +55,29 @@ def remat(f: Callable[..., Any], policy: Callable[..., bool] = save_spectra) -> 
       >>> Block(nnx.Rngs(0))(jnp.ones((2, 9, 9, 4))).shape
       (2, 9, 9, 4)
     """
+    if f is None:
+        return functools.partial(
+            remat, policy=policy, prevent_cse=prevent_cse, static_argnums=static_argnums
+        )
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    if 0 in numbers:
+        raise ValueError(f"static_argnums must leave out 0, the module, got {static_argnums!r}")
+    function = f
 
-    @functools.wraps(f)
-    def call(module: nnx.Module, *args: Any) -> Any:
+    @functools.wraps(function)
+    def call(module: nnx.Module, *args: Any, **keywords: Any) -> Any:
         graph, parameters, *rest = nnx.split(module, nnx.Param, ...)
+        whole = (module, *args)
+        of_arrays, (_, *traced) = split_static(function, numbers, whole)
 
-        def pure(parameters: Any, rest: Any, *args: Any) -> Any:
+        def pure(parameters: Any, rest: Any, *args: Any, **keywords: Any) -> Any:
             # A copy: the caller's arrays are not to be written from within.
             inner = nnx.merge(graph, parameters, *rest, copy=True)
-            out = f(inner, *args)
+            out = of_arrays(inner, *args, **keywords)
             return out, nnx.state(inner, nnx.Not(nnx.Param))
 
-        out, changed = checkpoint(pure, policy)(parameters, rest, *args)
+        recomputed = checkpoint(pure, policy, prevent_cse=prevent_cse)
+        out, changed = recomputed(parameters, rest, *traced, **keywords)
         nnx.update(module, changed)
         return out
 

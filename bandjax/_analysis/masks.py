@@ -10,7 +10,6 @@ shape ``(1, *frequencies, 1)``: they serve every example and every channel.
 
 from __future__ import annotations
 
-import functools
 import numbers
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from jaxtyping import Complex, Float
 
 from bandjax._bands.boxes import candidate_boxes, levels, smallest_level
 from bandjax._bands.frequencies import frequencies, hermitian_weights
+from bandjax._tables import tables
 
 
 def energy(spectrum: Complex[Array, "N *box C"], grid: Sequence[int]) -> Float[Array, "*box"]:
@@ -95,7 +95,7 @@ def growth_places(grid: Sequence[int], *, fine: bool = False) -> np.ndarray:
     return _growth_places(tuple(grid), fine)
 
 
-@functools.lru_cache(maxsize=256)
+@tables
 def _growth_places(grid: tuple[int, ...], fine: bool) -> np.ndarray:
     """Computes :func:`growth_places` once for each grid."""
     halves = tuple(g // 2 for g in grid)

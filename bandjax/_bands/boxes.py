@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bandjax._bands.frequencies import frequencies
+from bandjax._tables import tables
 
 Grid: TypeAlias = tuple[int, ...]
 
@@ -50,7 +51,7 @@ def nearest_box(rate: Fraction, grid: Grid) -> tuple[int, ...]:
     return min(candidate_boxes(grid), key=distance)
 
 
-@functools.lru_cache(maxsize=256)
+@tables
 def levels(grid: Grid, modes: tuple[int, ...], boxes: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """Returns the level of every coefficient: the index of the first box that holds it.
 

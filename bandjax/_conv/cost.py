@@ -82,7 +82,7 @@ def transform_of_projection(geometry: ConvGeometry) -> Literal["dft", "fft"]:
 
 def dft(geometry: ConvGeometry, platform: str) -> float:
     """Of truncated matrix products."""
-    rates, batch = _rates(platform), math.prod(geometry.batch)
+    rates, batch = _rates(platform), geometry.examples
     size, out, taps = ([getattr(a, n) for a in geometry.axes] for n in ("size", "out", "taps"))
     return (
         _product(geometry, rates)
@@ -94,7 +94,7 @@ def dft(geometry: ConvGeometry, platform: str) -> float:
 
 def fft(geometry: ConvGeometry, platform: str) -> float:
     """Of fast transforms of the whole grid."""
-    rates, batch = _rates(platform), math.prod(geometry.batch)
+    rates, batch = _rates(platform), geometry.examples
     circle = rates.fft * math.prod(geometry.grid)
     channels = 2 * batch * (geometry.in_features + geometry.out_features) + 3 * _pairs(geometry)
     return _product(geometry, rates) + circle * channels
@@ -105,7 +105,7 @@ def direct(geometry: ConvGeometry, platform: str) -> float:
     if geometry.exact:
         return _exact(geometry)
     rates, axes = _rates(platform), geometry.axes
-    inputs = math.prod(geometry.batch) * geometry.in_features
+    inputs = geometry.examples * geometry.in_features
     dense = rates.dense if len(axes) == 1 else rates.dense_nd
     dense *= _narrow(geometry, rates)
     products = math.prod(axis.out * axis.taps for axis in axes) * _pairs(geometry)
@@ -116,7 +116,7 @@ def direct(geometry: ConvGeometry, platform: str) -> float:
         window = [axis.size + axis.taps - 1 for axis in axes]
         projection = 2 * _matrices(geometry, rates, size, inputs)
         projection += 3 * _matrices(geometry, rates, window, inputs)
-    return dense * 3 * math.prod(geometry.batch) * products + projection
+    return dense * 3 * geometry.examples * products + projection
 
 
 def _rates(platform: str) -> _Rates:
@@ -137,7 +137,7 @@ def _narrow(geometry: ConvGeometry, rates: _Rates) -> float:
 def _product(geometry: ConvGeometry, rates: _Rates) -> float:
     """The three multiply-sums, and the passes over the filter's spectrum."""
     coefficients = geometry.kept * _pairs(geometry)
-    batch = math.prod(geometry.batch)
+    batch = geometry.examples
     return rates.multiply * 9 * coefficients * batch + rates.filter * 2 * coefficients
 
 
@@ -165,7 +165,7 @@ _MARGIN = 0.9  # of its cost that the native kernels must stay below, to be sure
 
 def native_dft(geometry: ConvGeometry, platform: str) -> float:
     """Of the native kernels, on the CPU."""
-    batch, kept = math.prod(geometry.batch), geometry.kept
+    batch, kept = geometry.examples, geometry.kept
     inputs, outputs = geometry.in_features, geometry.out_features
     pairs = _pairs(geometry)
     depthwise = pairs == inputs == outputs
@@ -195,7 +195,7 @@ def _whole_lanes(channels: int) -> int:
 def _exact(geometry: ConvGeometry) -> float:
     """What a method must stay below to be surely no slower than XLA's own convolution, on a CPU."""
     rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
-    products = math.prod(geometry.batch) * math.prod(a.out * a.taps for a in geometry.axes)
+    products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
     return _MARGIN * rate * _narrow(geometry, _CPU) * 3 * products * _pairs(geometry)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.export
 import numpy as np
 from scipy.fft import next_fast_len
 
@@ -22,6 +23,8 @@ from bandjax._bands.boxes import kept_per_axis
 
 PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
+# Examples by which the cost rule chooses where the batch is symbolic.
+_NOMINAL_BATCH = 32
 PADDING_NAMES = ("SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT")
 
 
@@ -145,6 +148,12 @@ class ConvGeometry:
         return 1 - self.kept / self.total
 
     @property
+    def examples(self) -> int:
+        """Examples in the batch; a nominal number where ``jax.export`` leaves it open."""
+        known = all(isinstance(n, int) for n in self.batch)
+        return math.prod(self.batch) if known else _NOMINAL_BATCH
+
+    @property
     def exact(self) -> bool:
         """Whether every frequency is kept."""
         return self.energy is None and all(axis.limit == axis.grid // 2 for axis in self.axes)
@@ -207,6 +216,11 @@ def conv_geometry(
         )
     batch, spatial = input_shape[: -rank - 1], input_shape[-rank - 1 : -1]
     taps = kernel_shape[:rank]
+    if not all(isinstance(n, int) for n in (*spatial, input_shape[-1], *kernel_shape)):
+        raise ValueError(
+            "only the batch can be symbolic, for grid and box depend on the other sizes; got x of "
+            f"shape {input_shape} and kernel of shape {kernel_shape}"
+        )
     if 0 in spatial:
         raise ValueError(f"the spatial axes of x must not be empty, got shape {input_shape}")
     if 0 in taps:
@@ -312,8 +326,8 @@ def _pad_pair(entry: Any, padding: Any) -> tuple[int, int]:
 
 
 def _sizes(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(operator.index(n) for n in shape)
-    if any(n < 0 for n in sizes):
+    sizes: Any = tuple(n if jax.export.is_symbolic_dim(n) else operator.index(n) for n in shape)
+    if any(isinstance(n, int) and n < 0 for n in sizes):
         raise ValueError(f"the shape of {name} must not have negative sizes, got {sizes}")
     return sizes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +93,7 @@ def apply(
     """
     geometry = method.geometry
     modes = jnp.asarray(geometry.modes, jnp.int32)
-    if math.prod(geometry.output_shape) == 0:
+    if any(isinstance(n, int) and n == 0 for n in geometry.output_shape):
         return jnp.zeros(geometry.output_shape, x.dtype), modes
     rank = len(geometry.axes)
     if reflect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +38,11 @@ Example:
 
 
 def checkpoint(
-    fun: Callable[..., Any], policy: Callable[..., bool] = save_spectra
+    fun: Callable[..., Any],
+    policy: Callable[..., bool] = save_spectra,
+    *,
+    prevent_cse: bool = True,
+    static_argnums: int | Sequence[int] = (),
 ) -> Callable[..., Any]:
     """``jax.checkpoint(fun, policy=policy)`` whose recomputation waits for the backward pass.
 
@@ -56,12 +60,17 @@ def checkpoint(
     Args:
       fun: function of pytrees of arrays, without side effects. (``bandjax.nnx.remat`` takes
         functions of Flax modules, and updates their state.)
-      policy: tells what is kept, see ``jax.checkpoint_policies``.
+      policy: tells what is kept, see ``jax.checkpoint_policies``. What it offloads is kept in the
+        other memory.
+      prevent_cse: whether to put the barrier; without, as within ``jax.lax.scan``, it is
+        ``jax.checkpoint`` itself.
+      static_argnums: positions of arguments that are no arrays, as of ``jax.checkpoint``.
 
     Returns:
-      The same function; its gradient recomputes what ``policy`` does not keep. It has first
-      derivatives in reverse mode alone: second ones raise NotImplementedError, forward mode JAX's
-      error for ``custom_vjp`` functions. ``jax.checkpoint`` itself has all.
+      The same function, which takes keyword arguments too; its gradient recomputes what ``policy``
+      does not keep. It has first derivatives in reverse mode alone: second ones raise
+      NotImplementedError, forward mode JAX's error for ``custom_vjp`` functions. ``jax.checkpoint``
+      itself has all.
 
     Example:
       >>> def block(kernel, x):
@@ -73,15 +82,58 @@ def checkpoint(
     Source: rematerialisation as of Chen et al., "Training deep nets with sublinear memory cost",
     2016, with the compressed spectra for checkpoints.
     """
-    return functools.wraps(fun)(functools.partial(_checkpointed, fun, policy))
+
+    @functools.wraps(fun)
+    def call(*args: Any, **keywords: Any) -> Any:
+        of_arrays, traced = split_static(fun, static_argnums, args)
+        return _checkpointed(of_arrays, policy, prevent_cse, traced, keywords)
+
+    return call
 
 
-def _checkpointed(fun: Callable[..., Any], policy: Callable[..., bool], *args: Any) -> Any:
-    if any(map(_explicit, jax.tree.leaves(args))):  # where a custom_vjp has no gradient
-        return jax.checkpoint(fun, policy=policy)(*args)
+def split_static(
+    fun: Callable[..., Any], static_argnums: int | Sequence[int], args: tuple[Any, ...]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns a function of the other arguments alone, and these.
+
+    Raises:
+      ValueError: a position that there is no argument for.
+    """
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    if not numbers:
+        return fun, args
+    if any(not -len(args) <= n < len(args) for n in numbers):
+        raise ValueError(
+            f"static_argnums must lie within the {len(args)} positional arguments, got {numbers}"
+        )
+    static = {n % len(args): args[n] for n in numbers}
+
+    def of_arrays(*traced: Any, **keywords: Any) -> Any:
+        rest = iter(traced)
+        every = [static[i] if i in static else next(rest) for i in range(len(args))]
+        return fun(*every, **keywords)
+
+    return of_arrays, tuple(arg for i, arg in enumerate(args) if i not in static)
+
+
+def _checkpointed(
+    fun: Callable[..., Any],
+    policy: Callable[..., bool],
+    prevent_cse: bool,
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> Any:
+    """Calls a function of arrays, rematerialised."""
+    explicit = any(map(_explicit, jax.tree.leaves((args, keywords))))
+    if explicit or not prevent_cse:  # On explicit axes a custom_vjp has no gradient.
+        return jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)(*args, **keywords)
+
+    def positional(args: Any, keywords: Any) -> Any:
+        return fun(*args, **keywords)
+
     # A custom_vjp may not depend on traced values that are not among its arguments.
-    pure, closed_over = jax.closure_convert(fun, *args)
-    return _call(pure, policy, (*args, *closed_over))
+    pure, closed_over = jax.closure_convert(positional, args, keywords)
+    return _call(pure, policy, (args, keywords, *closed_over))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -147,7 +199,9 @@ def _holdable(leaf: jax.Array, after: jax.Array) -> bool:
     numeric = jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == jnp.bool_
     # Under shard_map, what does not vary over the devices where the results do is a constant.
     varies = varying_axes(leaf) >= varying_axes(after)
-    return bool(numeric) and varies and leaf.size > 0
+    # What is offloaded comes back by a copy, which XLA cannot merge with the forward pass.
+    here = jax.typeof(leaf).memory_space != jax.memory.Space.Host
+    return bool(numeric) and varies and here and leaf.size > 0
 
 
 def _first_elements(tree: Any) -> jax.Array:

@@ -26,6 +26,7 @@ from bandjax._spectra.types import (
     Precision,
     Spectrum,
 )
+from bandjax._tables import tables
 
 # Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
 _MANY_TAPS = 64
@@ -84,7 +85,7 @@ def _cuda_precision(precision: Precision, dtype: np.dtype[Any]) -> str:
     return "bf16" if dtype == jnp.bfloat16 else "tf32"
 
 
-@functools.lru_cache(maxsize=1024)
+@tables
 def _filter_tables(dft: PartialDFT, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together."""
     outer, *others = (dft.matrix(axis) for axis in range(len(dft.grid)))

@@ -21,6 +21,7 @@ from bandjax._native.call import by_platform, join_batch, repeat, split_batch
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.types import InputSpectrum, Precision
+from bandjax._tables import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays
     return (x.reshape(size, args[0].shape[-2], *x.shape[1:]),)
 
 
-@functools.lru_cache(maxsize=1024)
+@tables
 def _table(dft: PartialDFT, axis: int, dtype: np.dtype[Any]) -> np.ndarray:
     """Cosines, then sines, for the first half of an axis: ``(2 U + 1, ceil(samples / 2))``."""
     limit = dft.modes[axis]

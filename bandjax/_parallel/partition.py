@@ -97,7 +97,9 @@ def partitioned(
 
     def call(*args: jax.Array) -> Arrays:
         varying = jax.typeof(args[0]).manual_axis_type.varying
-        return alone(*args) if varying else everywhere(*args)
+        # A size that jax.export leaves open cannot be partitioned by rule.
+        static = all(isinstance(n, int) for arg in args for n in arg.shape)
+        return everywhere(*args) if static and not varying else alone(*args)
 
     return call
 

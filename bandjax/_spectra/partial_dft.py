@@ -14,9 +14,10 @@ from jaxtyping import Float
 
 from bandjax._bands.boxes import kept_per_axis
 from bandjax._bands.frequencies import frequencies, hermitian_weights
+from bandjax._tables import tables
 
 
-@functools.lru_cache(maxsize=1024)
+@tables
 def fourier_matrix(
     grid: int,
     limit: int,
@@ -110,7 +111,7 @@ class PartialDFT:
         )
 
 
-@functools.lru_cache(maxsize=256)
+@tables
 def _kronecker(dft: PartialDFT) -> np.ndarray:
     """The matrix of all axes together, complex128 ``(*box, *spatial)``."""
     rank = len(dft.grid)

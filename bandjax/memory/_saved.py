@@ -250,8 +250,9 @@ def _count(kept: Sequence[Residual]) -> SavedBytes:
 
 def _kind(residual: Residual, eight_bits: bool) -> str:
     if residual.name == SPECTRUM_NAME:
-        # One for each channel, or one for each frequency.
-        scales = set(residual.shape[:-1]) <= {1} or set(residual.shape[-2:]) <= {1}
+        # Of each example, one for each channel or one for each frequency.
+        shape = residual.shape
+        scales = shape[-1] == 1 or set(shape[:-2]) <= {1} or set(shape[1:-1]) <= {1}
         floating = jnp.issubdtype(residual.dtype, jnp.floating)
         return SCALE if eight_bits and floating and scales else SPECTRUM
     if residual.name == FILTER_NAME:
