@@ -101,7 +101,8 @@ def band_conv(
 
     Reverse-mode derivatives of any order are exact. Forward mode (``jax.jvp``, ``jax.jacfwd``, and
     so ``jax.hessian``) raises JAX's error for ``custom_vjp`` functions; second derivatives are
-    ``jax.jacrev(jax.jacrev(f))``.
+    ``jax.jacrev(jax.jacrev(f))``. ``jax.linear_transpose`` does not look into such functions; the
+    transpose is ``jax.vjp(f, x)[1]``.
 
     Example:
       >>> x, kernel = jnp.ones((2, 32, 32, 3)), jnp.ones((3, 3, 3, 8))

@@ -85,6 +85,12 @@ def found_by_energy(layer: Any, seen: AsFlaxSees, input_shape: tuple[int, ...]) 
     return {"modes": seen.modes, "compression": compression_at(geometry, seen.modes)}
 
 
+def kind_of(layer: Any) -> str:
+    """Returns the name of a layer's class (``__name__`` of linen's ``BandConv`` is "Conv")."""
+    kind: str = getattr(layer, "kind", None) or type(layer).__qualname__.rpartition(".")[2]
+    return kind
+
+
 def arguments_of(layer: Any) -> dict[str, Any]:
     """Returns what a Flax layer tells of its convolution, by name; its None stands for 1."""
     return {

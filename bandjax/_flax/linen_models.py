@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._flax.classes import LinenConv, LinenConvLocal, LinenConvTranspose
-from bandjax._flax.layer import AsFlaxSees, found_by_energy, geometry, padding_for_flax
+from bandjax._flax.layer import AsFlaxSees, found_by_energy, geometry, kind_of, padding_for_flax
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.select import (
     TRANSPOSED,
@@ -155,7 +155,7 @@ class _Described:
 
     def __init__(self, module: Any, attributes: dict[str, Any]) -> None:
         self._module = module
-        self.kind = type(module).__name__
+        self.kind = kind_of(module)
         self.padding = module.padding  # Of the module it is another one during the call.
         vars(self).update(attributes)
 

@@ -65,7 +65,10 @@ def limit_model(model: nnx.Module, limit: Limit, where: Where, strict: bool) -> 
             raise ValueError(f"the plan is for another model: {difference}")
     if not selected and not report.refused:
         found = ", ".join(shown(layer.path) for layer in layers) or "none"
-        raise ValueError(f"no convolution layer is selected (those of the model: {found})")
+        raise ValueError(
+            f"no convolution layer is selected (those of the model: {found}); layers of flax.linen "
+            "within nnx.bridge.ToNNX are limited by bandjax.linen.band_limited around the call"
+        )
     # Everything that can fail comes before the first change.
     changes = [limit.attributes(layer) for layer in selected]
     report.tell_refused(report.refused, strict, stacklevel=3)

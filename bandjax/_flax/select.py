@@ -135,9 +135,15 @@ class LimitReport:
         return made
 
     def __str__(self) -> str:
+        """The table as plain text."""
         return "\n".join([self._title(), *(f"  {shown(p)}: {fate}" for p, fate in self.rows())])
 
     def _title(self) -> str:
+        if not self.rows():
+            return (
+                "convolutions: none was met; those of flax.nnx within nnx.bridge.to_linen are no "
+                "layers of flax.linen"
+            )
         return (
             f"convolutions: {len(self.limited)} band-limited, {len(self.excluded)} not selected, "
             f"{len(self.refused)} impossible"

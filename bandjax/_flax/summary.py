@@ -16,7 +16,7 @@ from bandjax._conv.geometry import ConvGeometry, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
 from bandjax._conv.methods import FilterDomain
 from bandjax._conv.options import ConvSpec
-from bandjax._flax.layer import arguments_of, padding_for_flax
+from bandjax._flax.layer import arguments_of, kind_of, padding_for_flax
 from bandjax._flax.observe import Call, observe
 from bandjax._optional import report_module
 
@@ -356,7 +356,7 @@ def _of_call(call: Call) -> LayerSummary:
     taps, out_features = kernel_shape[:-2], call.output.shape[-1]
     record = LayerSummary(
         path=call.path,
-        kind=getattr(layer, "kind", type(layer).__qualname__.rpartition(".")[2]),
+        kind=kind_of(layer),
         calls=1,
         input_shape=shape,
         kernel_shape=kernel_shape,

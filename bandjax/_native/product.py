@@ -211,7 +211,7 @@ def _batch_product(
 
 def filter_workspace(
     platform: str,
-    x_shape: tuple[int, ...],
+    x_shape: tuple[Any, ...],
     out: int,
     groups: int,
     taps: tuple[int, int],
