@@ -14,12 +14,13 @@ import pytest
 from configs import Config
 
 import bandjax
+from bandjax._conv.methods import CLASSES
 
 STATUS = bandjax.native_status()
 # Skipped, and said to be, where the kernels were not built.
 native = pytest.mark.skipif(not STATUS.startswith("native: available"), reason=STATUS)
 
-PLAIN = ("fft", "dft", "direct", "auto")
+PLAIN = (*sorted({c.name for c in CLASSES if not c.native}), "auto")
 # "native" is the method "dft" by the native kernels; "dft" is the same by XLA.
 METHODS = (*PLAIN, pytest.param("native", marks=native))
 # Those that run here, for a test that goes through them itself; test_native.py tells of a gap.
