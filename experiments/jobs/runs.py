@@ -299,7 +299,11 @@ class Run:
         self._agreement.forget()  # Somebody may have asked for this one twice.
 
     def _kept(self) -> Record:
-        return {"compression": self.trainer.compression, "saved_bytes": self.trainer.saved_bytes}
+        return {
+            "compression": self.trainer.compression,
+            "saved_bytes": self.trainer.saved_bytes,
+            "temporary_bytes": self.trainer.network.temporary_bytes,
+        }
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -320,6 +324,7 @@ class Run:
                 "compile_seconds": trainer.network.compile_seconds,
                 "compilations": trainer.compilations,
                 "saved_bytes": kept["saved_bytes"],
+                "temporary_bytes": kept.get("temporary_bytes"),
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             },
             "curves": {name: [getattr(row, name) for row in rows] for name in Epoch._fields},
