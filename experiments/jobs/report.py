@@ -74,7 +74,7 @@ def table(title: str, summary: list[Record]) -> Table:
         accuracy = row["test_accuracy"]
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
         result.add_row(
-            _foldable(row["band"]),
+            foldable(row["band"]),
             f"{100 * accuracy['mean']:.2f}{spread}",
             f"{100 * row['compression']:.1f}",
             f"{row['seconds_per_epoch']:.3f}",
@@ -84,7 +84,7 @@ def table(title: str, summary: list[Record]) -> Table:
     return result
 
 
-def _foldable(label: str) -> str:
+def foldable(label: str) -> str:
     """A label with each of its options on a line of its own."""
     band, _ = split_variant(label)
     return band + label.removeprefix(band).replace(",", ",\n")
@@ -178,7 +178,7 @@ def plot(title: str, records: list[Record], path: Path) -> None:
         axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize="small")
         axis.set(xlabel=label, yticks=[], xlim=(0, 1.12 * max(values)))
         axis.invert_yaxis()
-    labels = [_foldable(band) for band in by_band]
+    labels = [foldable(band) for band in by_band]
     rows[1][0].set_yticks(range(len(labels)), labels, fontsize="small")
     seeds = {record["config"]["seed"] for record in records}
     note = f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"

@@ -259,6 +259,7 @@ class Run:
         self.trainer.use(self.bands(epoch - 1))
 
     def _watch(self, epoch: int, show: Report) -> Watch:
+        """What is called after each step: shows progress, writes a checkpoint when it is due."""
         trainer = self.trainer
         look = watch_only(trainer, show, self.seed, epoch)
 
@@ -309,6 +310,7 @@ class Run:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _record(self, state: State) -> Record:
+        """What is written when the run has ended."""
         trainer, rows = self.trainer, self._rows
         kept = self.extra.get("kept") or self._kept()  # Older checkpoints do not tell.
         return {

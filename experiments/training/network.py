@@ -258,6 +258,11 @@ class Network:
     def _evaluation_sums(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Of a test batch the sum of losses, the number of right answers, what each layer dropped.
+
+        ``counts`` is False on examples that pad the batch; what was dropped is told by layers whose
+        band follows the energy.
+        """
         model = nnx.merge(self._inference_graph, params, stats)
         found = {}
         if self._dynamic:
