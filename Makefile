@@ -30,8 +30,11 @@ $(VENV)/.linters: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet 'bandjax[lint]'  # Installed already: of its extra alone.
 	@touch $@
 
-train: $(VENV)/.installed  ## Train a CNN on handwritten digits, dense and band-limited, and compare.
-	$(BIN)/python -m experiments.train
+train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and band-limited, and compare.
+	$(BIN)/python -m experiments.train --model resnet8 --data digits \
+	  --epochs 12 --batch-size 64 --schedule onecycle \
+	  --band none compression=0.5 compression=0.5,remat=spectra \
+	    compression=0.5,remat=blocks,residual-dtype=int8
 
 test: $(VENV)/.installed  ## Run the tests.
 	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --dist worksteal \

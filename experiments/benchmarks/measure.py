@@ -175,6 +175,7 @@ def _layer_candidates(
     peers: Sequence[str],
     left_out: dict[str, str],
 ) -> list[Candidate]:
+    """Every way to compute a layer; what cannot be had goes into ``left_out`` with its reason."""
     exactly = jax_precision(precision, plan.device)
     same = (layer, arrays, direction, exactly)
     candidates = list(layers.band_limited(*same, plan.methods, plan.implementations))
@@ -202,6 +203,7 @@ def _network_candidates(
     peers: Sequence[str],
     left_out: dict[str, str],
 ) -> list[Candidate]:
+    """Every way to train a network; what cannot be had goes into ``left_out``, with its reason."""
     candidates = list(
         network.steps(
             workload,

@@ -95,6 +95,7 @@ def _candidate(
     convolution: Convolution | None,
     **options: Any,
 ) -> Candidate:
+    """The network's training step as one side computes it, compiled; a call takes the next step."""
     images, labels = (jnp.asarray(a) for a in random_examples(network))
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 

@@ -72,6 +72,7 @@ def tables(rows: Sequence[Record], runs: int) -> Iterator[Table]:
 
 
 def _seconds_table(title: str, rows: list[Record], runs: int) -> Table:
+    """Milliseconds of each candidate and workload; of networks also XLA's temporary memory."""
     table = Table(
         title=f"{title}: milliseconds",
         caption=f"median ± half the interquartile range of {runs} interleaved calls, or of as many "
@@ -125,6 +126,7 @@ def _candidate(row: Record, name: str) -> Record | None:
 
 
 def _ratio_table(title: str, rows: list[Record]) -> Table:
+    """Times faster than each peer, band by band, with the means over several workloads."""
     table = Table(
         title=f"{title}: times faster than the fastest variant of each peer",
         caption="above the ratios of a band, the share of coefficients that it really drops",

@@ -194,6 +194,7 @@ def check(rows: Sequence[Record], targets: Sequence[Target] = TARGETS) -> list[V
 
 
 def _verdict(target: Target, rows: Sequence[Record]) -> Verdict:
+    """Whether the rows meet a bound; the last row of a workload counts."""
     if target.kind == "elsewhere":
         return Verdict(target, "not measured", None, "not by this program")
     figures: dict[str, float] = {}

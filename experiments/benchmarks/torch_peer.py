@@ -86,6 +86,8 @@ def _call(
     ct: torch.Tensor,
     direction: str,
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """A call that computes the output, and with ``train`` the gradients, and waits for them."""
+
     def forward() -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
             y = convolve(x, kernel)

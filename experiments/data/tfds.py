@@ -227,6 +227,11 @@ def _test_split(name: str, builder: Any) -> str:
 
 
 def _open(name: str, builder: Any, split: str, data_dir: Path) -> Any:
+    """One split of a prepared set, by index.
+
+    Raises:
+        UserError: it is not prepared, or not as array_record; told with the command that does it.
+    """
     try:
         return builder.as_data_source(split=split)
     except Exception as error:

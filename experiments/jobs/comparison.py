@@ -19,6 +19,7 @@ import numpy as np
 from rich.table import Table
 from scipy import stats
 
+from experiments.jobs.report import foldable
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record
 
@@ -110,6 +111,12 @@ def _spread(values: list[float]) -> dict[str, float | None]:
 
 
 def _significance(bands: list[str], means: np.ndarray) -> Record:
+    """Friedman's p, and Wilcoxon's of each pair corrected by Holm; None for too few bands or sets.
+
+    Args:
+        bands: their names.
+        means: accuracies, ``(sets, bands)``.
+    """
     if len(bands) < 3 or len(means) < 2:
         return {"friedman_p": None, "wilcoxon_p": None}
     with warnings.catch_warnings():  # Few sets, or sets where all bands are equal: p is NaN or 1.
@@ -138,7 +145,7 @@ def comparison_table(title: str, comparison: Record) -> Table:
     )
     result.add_column("data set", overflow="fold")
     for band in bands:
-        result.add_column(band, justify="right", no_wrap=True)
+        result.add_column(foldable(band), justify="right", no_wrap=True)
     for name, row in comparison["sets"].items():
         result.add_row(name, *(_cell(row[band]) for band in bands))
     result.add_section()

@@ -45,14 +45,17 @@ class Options:
     Options that are left out take the paper's setting for the model: fcn Adam 1e-3, batches of
     16, 300 epochs, plateau schedule; lenet SGD with momentum 0.9, 1e-3, batches of 64, 300
     epochs; resnet18, resnet50 and densenet121 SGD with momentum 0.9, 0.01 (resnet50: 0.1), weight
-    decay 5e-4 (the latter two: 1e-4), batches of 32, 350 epochs, plateau schedule, flip-crop; cnn
-    (not in the paper) Adam 1e-3, batches of 64, 30 epochs, cosine schedule.
+    decay 5e-4 (the latter two: 1e-4), batches of 32, 350 epochs, plateau schedule, flip-crop. Not
+    in the paper are cnn, Adam 1e-3, batches of 64, 30 epochs, cosine schedule; and resnet8 and
+    resnet20, SGD with momentum 0.9, 0.1, weight decay 1e-4, batches of 128, 164 epochs, cosine
+    schedule, flip-crop.
     """
 
     model: str = "cnn"
-    """The network: cnn, lenet (images of at least 16x16), resnet18, resnet18-pool (with the paper's
-    pooling after the stem), resnet50, densenet121 or densenet121-12 (growth 12), all for images; or
-    fcn (time series). resnet50 and densenet121 have the stem for ImageNet."""
+    """The network: cnn, lenet (images of at least 16x16), resnet8, resnet20, resnet18,
+    resnet18-pool (with the paper's pooling after the stem), resnet50, densenet121 or densenet121-12
+    (growth 12), all for images; or fcn (time series). resnet50 and densenet121 have the stem for
+    ImageNet."""
     data: str = "digits"
     """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10, cifar100, or
     tfds:NAME (images from tensorflow-datasets, such as tfds:imagenet2012), which
@@ -75,7 +78,8 @@ class Options:
     memory."""
     remat: Remat = "none"
     """spectra: keep nothing but the spectra for the backward pass, and recompute the rest from
-    them; none: keep everything."""
+    them; blocks: the same, but a block of the network at a time, which needs less memory meanwhile
+    and more time; none: keep everything."""
     param_domain: ParamDomain = "spatial"
     """spectral: the filters' parameters are their spectra on the band; they begin as spatial ones
     do, but are not bound to their taps."""

@@ -259,6 +259,7 @@ class Run:
         self.trainer.use(self.bands(epoch - 1))
 
     def _watch(self, epoch: int, show: Report) -> Watch:
+        """What is called after each step: shows progress, writes a checkpoint when it is due."""
         trainer = self.trainer
         look = watch_only(trainer, show, self.seed, epoch)
 
@@ -299,12 +300,17 @@ class Run:
         self._agreement.forget()  # Somebody may have asked for this one twice.
 
     def _kept(self) -> Record:
-        return {"compression": self.trainer.compression, "saved_bytes": self.trainer.saved_bytes}
+        return {
+            "compression": self.trainer.compression,
+            "saved_bytes": self.trainer.saved_bytes,
+            "temporary_bytes": self.trainer.network.temporary_bytes,
+        }
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _record(self, state: State) -> Record:
+        """What is written when the run has ended."""
         trainer, rows = self.trainer, self._rows
         kept = self.extra.get("kept") or self._kept()  # Older checkpoints do not tell.
         return {
@@ -320,6 +326,7 @@ class Run:
                 "compile_seconds": trainer.network.compile_seconds,
                 "compilations": trainer.compilations,
                 "saved_bytes": kept["saved_bytes"],
+                "temporary_bytes": kept.get("temporary_bytes"),
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             },
             "curves": {name: [getattr(row, name) for row in rows] for name in Epoch._fields},

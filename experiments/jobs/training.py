@@ -158,4 +158,8 @@ def _report(settings: Settings, order: list[str], out: Path, console: Console) -
     title = f"{settings.model} on {settings.data}"
     report.plot(title, records, out / "curves.png")
     console.print(report.table(f"{title}, epoch {settings.epochs}", summary))
-    console.print(f"records, summary.json and curves.png: {out}", soft_wrap=True, highlight=False)
+    lines = [f"records, summary.json and curves.png: {out}"]
+    if gained := report.gain(summary):
+        lines.append(f"{gained} Drawn in {out / 'curves.png'}.")
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)

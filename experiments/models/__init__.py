@@ -15,7 +15,7 @@ from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
 from experiments.models.layers import compute_in, keep_spectra_in
 from experiments.models.lenet import LeNet
-from experiments.models.resnet import ResNet, resnet20, resnet50
+from experiments.models.resnet import ResNet, resnet8, resnet20, resnet50
 from experiments.settings.compiler import quick_jit
 from experiments.settings.errors import UserError
 
@@ -23,6 +23,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cnn": CNN,
     "fcn": FCN,
     "lenet": LeNet,
+    "resnet8": resnet8,
     "resnet20": resnet20,  # for CIFAR
     "resnet18": ResNet,  # the stem for CIFAR
     "resnet18-pool": functools.partial(ResNet, stem_pool=True),  # as the paper trains it
@@ -30,6 +31,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "densenet121": functools.partial(DenseNet, stem="imagenet"),
     "densenet121-12": functools.partial(DenseNet, growth=12),  # the stem for CIFAR, as the paper's
 }
+WITHOUT_BLOCKS = {"lenet"}
 
 
 def build(
@@ -42,6 +44,7 @@ def build(
     residual_dtype: str = "float32",
     precision: str = "float32",
     param_domain: str = "spatial",
+    remat: str = "none",
     seed: int = 0,
 ) -> nnx.Module:
     """Build a network, in inference mode, for examples of a given shape.
@@ -56,6 +59,7 @@ def build(
         precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
             batch statistics are float32 with each.
         param_domain: ``spectral`` for filters that live in the frequency domain.
+        remat: ``blocks`` for blocks that are recomputed one by one for the backward pass.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:
@@ -63,9 +67,13 @@ def build(
     """
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    if remat == "blocks" and name in WITHOUT_BLOCKS:
+        raise UserError(f"model {name} has no blocks to recompute one by one, choose remat=spectra")
     try:
         planned = isinstance(band, bandjax.Plan)
         options = {"band": None if planned else band, "method": method}
+        if remat == "blocks":
+            options["remat"] = bandjax.nnx.remat
         make = MODELS[name]
         model = nnx.eval_shape(lambda: make(example_shape, classes, **options, rngs=nnx.Rngs(0)))
         nnx.update(model, _initial(make, example_shape, classes, jax.random.key(seed)))

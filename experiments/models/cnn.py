@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 import bandjax
+from experiments.models.layers import Remat, conv_block
 
 
 class CNN(nnx.Module):
@@ -20,6 +21,8 @@ class CNN(nnx.Module):
         classes: number of outputs.
         band: the band of every convolution, None for all frequencies.
         method: how bandjax computes the convolutions.
+        remat: ``bandjax.nnx.remat`` or ``flax.nnx.remat``, applied to each convolution with what
+            follows it; None for neither.
         rngs: seeds of the parameters.
     """
 
@@ -30,6 +33,7 @@ class CNN(nnx.Module):
         *,
         band: bandjax.Band,
         method: str = "auto",
+        remat: Remat | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         if len(example_shape) != 3:
@@ -41,10 +45,12 @@ class CNN(nnx.Module):
             for i, o in pairwise(widths)
         )
         self.norms = nnx.List(nnx.BatchNorm(o, momentum=0.9, rngs=rngs) for o in widths[1:])
+        self.remat = remat
         self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits ``(batch, classes)`` of images ``(batch, height, width, channels)``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(conv(x)))
+            block = conv_block if self.remat is None else self.remat(conv_block)
+            x = block(nnx.List([conv, norm]), x)
         return self.head(x.mean(axis=(1, 2)))

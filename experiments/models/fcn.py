@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 import bandjax
-from experiments.models.layers import Convolution, Remat, convolution_of
+from experiments.models.layers import Convolution, Remat, conv_block, convolution_of
 
 
 class FCN(nnx.Module):
@@ -60,11 +60,6 @@ class FCN(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits ``(batch, classes)`` of series ``(batch, length, channels)``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            block = _block if self.remat is None else self.remat(_block)
+            block = conv_block if self.remat is None else self.remat(conv_block)
             x = block(nnx.List([conv, norm]), x)
         return self.head(x.mean(axis=1))
-
-
-def _block(layers: nnx.List, x: jax.Array) -> jax.Array:
-    conv, norm = layers
-    return nnx.relu(norm(conv(x)))

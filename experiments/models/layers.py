@@ -39,6 +39,12 @@ def apply(remat: Remat | None, block: nnx.Module, *args: Any) -> Any:
     return (call if remat is None else remat(call))(block, *args)
 
 
+def conv_block(layers: nnx.List, x: jax.Array) -> jax.Array:
+    """Convolution, batch norm and ReLU; ``layers`` are the first two."""
+    conv, norm = layers
+    return nnx.relu(norm(conv(x)))
+
+
 def keep_spectra_in(model: nnx.Module, dtype: str) -> None:
     """Sets the type in which every ``bandjax.BandConv`` of a model keeps its input's spectrum."""
     for _, layer in nnx.iter_modules(model):

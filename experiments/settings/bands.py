@@ -117,6 +117,7 @@ def _plan(path: Path) -> tuple[str, Any]:
 
 
 def _schedule(text: str) -> tuple[str, Schedule]:
+    """The canonical text of a schedule (what follows ``schedule=``), and the schedule."""
     if match := _RAMP.fullmatch(text):
         kind = (match["kind"] or "compression").lower()
         (first, start), (last, stop) = (

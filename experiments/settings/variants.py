@@ -19,11 +19,11 @@ from experiments.settings.errors import UserError
 
 # Options that change how a network is computed, and nothing of the task or of its training.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": get_args(Method),
-    "residual-dtype": get_args(ResidualDtype),
     "remat": get_args(Remat),
-    "param-domain": get_args(ParamDomain),
+    "residual-dtype": get_args(ResidualDtype),
     "precision": get_args(Precision),
+    "param-domain": get_args(ParamDomain),
+    "method": get_args(Method),
 }
 SYNTAX = (
     "Any of them may be followed by options of its own, which else hold for all: "

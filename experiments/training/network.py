@@ -107,10 +107,11 @@ class Network:
             residual_dtype=settings.residual_dtype,
             precision=settings.precision,
             param_domain=settings.param_domain,
+            remat=settings.remat,
         )
         self._dynamic = isinstance(band, bandjax.Energy)
-        remat = settings.remat == "spectra"
-        self.loss = bandjax.checkpoint(self._loss_of) if remat else self._loss_of
+        whole = settings.remat == "none"
+        self.loss = self._loss_of if whole else bandjax.checkpoint(self._loss_of)
         try:
             model = self.model()
             # Traces the model: a band that does not fit is found now, not after an hour.
@@ -166,6 +167,19 @@ class Network:
             further = lower(part).compile()
         update = _jit(self._update, donate_argnums=0)
         return first, further, update.lower(state, part, sums, *data).compile()
+
+    @property
+    def temporary_bytes(self) -> int | None:
+        """Bytes that XLA sets aside for what a step computes on its way, beside the state.
+
+        The most of any of the step's programs; None before the first step, and where XLA does not
+        tell.
+        """
+        programs = [program for program in self._compiled or () if program is not None]
+        sizes = [program.memory_analysis() for program in programs]
+        if not sizes or None in sizes:
+            return None
+        return max(int(size.temp_size_in_bytes) for size in sizes)
 
     def _loss_of(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, scale: jax.Array | None = None
@@ -244,6 +258,11 @@ class Network:
     def _evaluation_sums(
         self, params: Any, stats: Any, x: jax.Array, y: jax.Array, counts: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Of a test batch the sum of losses, the number of right answers, what each layer dropped.
+
+        ``counts`` is False on examples that pad the batch; what was dropped is told by layers whose
+        band follows the energy.
+        """
         model = nnx.merge(self._inference_graph, params, stats)
         found = {}
         if self._dynamic:
