@@ -72,7 +72,6 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
         residual_dtype: jax.typing.DTypeLike | None = None,
         recompute_filter: bool = True,
     ) -> None:
-        """See the class."""
         limit = Limit.of(band, grid, method, implementation, residual_dtype, recompute_filter)
         self._arguments = limit, where, strict
         Limiting(*self._arguments)  # Raises now what would raise in the first call.

@@ -66,7 +66,10 @@ def lines(path: Path) -> list[str]:
 
 
 def untold(source: str) -> Iterator[str]:
-    """Functions of more than LONGEST_UNTOLD lines that have no docstring; not those within one."""
+    """Functions of more than LONGEST_UNTOLD lines that have no docstring.
+
+    Those within a function are part of it, and a class tells of its constructor.
+    """
     tree = ast.parse(source)
     inner = {
         node
@@ -76,7 +79,7 @@ def untold(source: str) -> Iterator[str]:
         if node is not outer
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node not in inner:
+        if isinstance(node, ast.FunctionDef) and node not in inner and node.name != "__init__":
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > LONGEST_UNTOLD and ast.get_docstring(node) is None:
                 yield node.name

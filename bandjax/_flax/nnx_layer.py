@@ -75,7 +75,6 @@ class BandConv(NnxConv):
         rngs: nnx.Rngs,
         **conv: Any,
     ) -> None:
-        """See the class."""
         if "conv_general_dilated" in conv:
             raise TypeError(
                 "conv_general_dilated is what BandConv sets; give it to flax.nnx.Conv instead"

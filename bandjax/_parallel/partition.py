@@ -107,6 +107,7 @@ def partitioned(
 def _with_batching(
     f: Operation, batching: Batching, mapped: Callable[[list[bool]], bool]
 ) -> Operation:
+    """Returns an operation with its rule for ``vmap``: one over nothing gives nothing."""
     batched = jax.custom_batching.custom_vmap(f)
 
     @batched.def_vmap

@@ -47,7 +47,6 @@ class Compiled:
         beyond: str = "raise",
         **jit_options: Any,
     ) -> None:
-        """See the class."""
         check_integer("max_bands", max_bands, 1)
         if beyond not in ("raise", "warn"):
             raise ValueError(f"beyond must be 'raise' or 'warn', got {beyond!r}")
