@@ -1,0 +1,503 @@
+// Truncated analysis and synthesis of real samples of one to three axes, one axis after another.
+//
+// The last axis comes first in an analysis. Two of its lines, two rows of a plane, are transformed
+// as the real and the imaginary part of one complex line, and told apart after it. The spectra of
+// the rows lie in a workspace by column: [frequency of the last axis][vector of channels][row], and
+// each column of it is a line of the axis before. Of three axes the columns of each plane go to a
+// second such workspace, whose lines are those of the first axis. The phases and weights of all axes
+// meet the spectrum, in one factor. The synthesis goes the other way.
+//
+// The real and the imaginary part changed places, a forward transform is an inverse one.
+#ifndef BANDJAX_FFI_CPU_FOURIER_H_
+#define BANDJAX_FFI_CPU_FOURIER_H_
+
+#include "line.h"
+
+namespace bandjax {
+namespace BANDJAX_ISA {
+
+constexpr int64_t kOwnBytes = 4 << 20;      // a plane that one thread works on alone
+constexpr int64_t kSharedBytes = 16 << 20;  // planes that all threads work on together
+
+template <typename A>
+const A* TwiddlesOf(const FourierPlan& plan) {
+  if constexpr (sizeof(A) == 4) {
+    return plan.twiddles32;
+  } else {
+    return plan.twiddles64;
+  }
+}
+template <typename A>
+const A* FactorsOf(const FourierPlan& plan) {
+  if constexpr (sizeof(A) == 4) {
+    return plan.factors32;
+  } else {
+    return plan.factors64;
+  }
+}
+
+template <typename A, typename T, typename S, bool kAnalysis>
+class Fourier {
+  static constexpr int64_t kLane = kLanes<A>;
+  static constexpr int64_t kWide = kPoint<A>;
+
+ public:
+  Fourier(const FourierArgs& args, Pool* pool) : args_(args), pool_(pool) {}
+
+  void Run() {
+    if (args_.n == 0 || args_.c == 0) return;
+    if (outer_.samples == 1 && outer_.limit == 0) {
+      Lines();
+    } else if (solid_) {
+      Solids();
+    } else {
+      Planes();
+    }
+  }
+
+ private:
+  // An example and up to `vectors` vectors of its channels.
+  struct Item {
+    int64_t n, c, vectors;
+  };
+  Item ItemAt(int64_t index) const {
+    const int64_t c = index % chunks_ * kVectors * kLane;
+    return {index / chunks_, c, Min(kVectors, CeilDiv(args_.c - c, kLane))};
+  }
+
+  // What a thread needs to work on one line.
+  struct Desk {
+    A *line, *scratch, *factors;
+  };
+  size_t DeskBytes() const {
+    return Arena::Bytes<A>(room_ * kWide) + Arena::Bytes<A>(table_room_) +
+           Arena::Bytes<A>(2 * outer_kept_);
+  }
+  Desk TakeDesk(Arena* arena) const {
+    Desk desk;
+    desk.line = arena->template Take<A>(room_ * kWide);
+    desk.scratch = arena->template Take<A>(table_room_);
+    desk.factors = arena->template Take<A>(2 * outer_kept_);
+    return desk;
+  }
+
+  // ------------------------------------------------------------------------------- one line
+
+  void Transform(int axis, const Desk& desk) const {
+    const FourierPlan& plan = *args_.plans[axis];
+    const A* table = static_cast<const A*>(args_.tables[axis]);
+    if (plan.fast) {
+      FastLine<A>(plan, TwiddlesOf<A>(plan), desk.line);
+    } else if (kAnalysis) {
+      TableAnalysis<A>(plan, table, desk.line, desk.scratch);
+    } else {
+      TableSynthesis<A>(plan, table, desk.line, desk.scratch);
+    }
+  }
+
+  static BANDJAX_INLINE void Put(A* line, int32_t place, Vec<A> re, Vec<A> im) {
+    A* point = line + (place < 0 ? ~place : place) * kWide;
+    if (__builtin_expect(place < 0, 0)) {
+      re += Load<A>(point), im += Load<A>(point + kLane);
+    }
+    Store<A>(point, re);
+    Store<A>(point + kLane, im);
+  }
+  static void Clear(const FourierPlan& plan, A* line) {
+    for (int64_t i = 0; i < plan.empties; ++i) Put(line, plan.empty[i], Vec<A>{}, Vec<A>{});
+  }
+
+  // ------------------------------------------------------------------- two lines of the last axis
+
+  // The spectra of rows a and b, of which b may be absent, `step` from one frequency to the next.
+  void AnalyseRows(const T* a, const T* b, int64_t valid, const Desk& desk) const {
+    for (int64_t j = 0; j < last_.samples; ++j) {
+      const Vec<A> re = LoadUpTo<A>(a + j * args_.c, valid);
+      const Vec<A> im = b != nullptr ? LoadUpTo<A>(b + j * args_.c, valid) : Vec<A>{};
+      Put(desk.line, last_.load_at[j], re, im);
+    }
+    Clear(last_, desk.line);
+    Transform(2, desk);
+  }
+  // Twice the spectra of both rows at frequency u: (Z[u] + conj Z[-u]) and (Z[u] - conj Z[-u]) / i.
+  BANDJAX_INLINE void Part(const A* line, int64_t u, Vec<A> (&rows)[4]) const {
+    const A* plus = line + last_.read_at[2 * u] * kWide;
+    const A* minus = line + last_.read_at[2 * u + 1] * kWide;
+    const Vec<A> p_re = Load<A>(plus), p_im = Load<A>(plus + kLane);
+    const Vec<A> m_re = Load<A>(minus), m_im = Load<A>(minus + kLane);
+    rows[0] = p_re + m_re, rows[1] = p_im - m_im;
+    rows[2] = p_im + m_im, rows[3] = m_re - p_re;
+  }
+
+  // Z[u] = A + i B and Z[-u] = conj A + i conj B, real and imaginary part exchanged.
+  BANDJAX_INLINE void Join(A* line, int64_t u, const Vec<A> (&rows)[4]) const {
+    if (u == 0) {
+      Put(line, last_.load_at[0], rows[2], rows[0]);
+      return;
+    }
+    Put(line, last_.load_at[2 * u], rows[1] + rows[2], rows[0] - rows[3]);
+    Put(line, last_.load_at[2 * u + 1], rows[2] - rows[1], rows[0] + rows[3]);
+  }
+  void SynthesiseRows(T* a, T* b, int64_t valid, const Desk& desk) const {
+    Clear(last_, desk.line);
+    Transform(2, desk);
+    for (int64_t j = 0; j < last_.samples; ++j) {
+      const A* point = desk.line + last_.read_at[j] * kWide;
+      StoreUpTo<A>(a + j * args_.c, Load<A>(point + kLane), valid);
+      if (b != nullptr) StoreUpTo<A>(b + j * args_.c, Load<A>(point), valid);
+    }
+  }
+
+  // Rows `begin` to `end` of plane d. Row i of frequency u is at z + u * step + i * kWide.
+  void Rows(const Item& item, int64_t v, int64_t d, int64_t begin, int64_t end, A* z, int64_t step,
+            const Desk& desk) const {
+    const int64_t c = item.c + v * kLane, row = last_.samples * args_.c;
+    const int64_t first = (item.n * depth_ + d) * height_;
+    T* plane = static_cast<T*>(args_.samples) + first * row + c;
+    for (int64_t i = begin; i < end; i += 2) {
+      T* a = plane + i * row;
+      T* b = i + 1 < height_ ? a + row : nullptr;
+      A* at = z + i * kWide;
+      if constexpr (kAnalysis) {
+        AnalyseRows(a, b, args_.c - c, desk);
+        for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
+          Vec<A> rows[4];
+          Part(desk.line, u, rows);
+          Store<A>(at, rows[0]);
+          Store<A>(at + kLane, rows[1]);
+          if (b == nullptr) continue;
+          Store<A>(at + kWide, rows[2]);
+          Store<A>(at + kWide + kLane, rows[3]);
+        }
+      } else {
+        for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
+          const Vec<A> zero = {};
+          const Vec<A> rows[4] = {Load<A>(at), Load<A>(at + kLane),
+                                  b != nullptr ? Load<A>(at + kWide) : zero,
+                                  b != nullptr ? Load<A>(at + kWide + kLane) : zero};
+          Join(desk.line, u, rows);
+        }
+        SynthesiseRows(a, b, args_.c - c, desk);
+      }
+    }
+  }
+
+  // --------------------------------------------------------------------- columns of a workspace
+
+  // A line of axis 0 or 1 between two workspaces: `column` holds its samples one after another,
+  // `step` lies between its frequencies in `spectrum`.
+  void Column(int axis, A* column, A* spectrum, int64_t step, const Desk& desk) const {
+    const FourierPlan& plan = *args_.plans[axis];
+    const int64_t kept = args_.kept[axis];
+    if constexpr (kAnalysis) {
+      LoadColumn(plan, column, desk.line);
+      Transform(axis, desk);
+      for (int64_t row = 0; row < kept; ++row) {
+        const A* point = desk.line + plan.read_at[Entry(plan, kept, row)] * kWide;
+        Store<A>(spectrum + row * step, Load<A>(point));
+        Store<A>(spectrum + row * step + kLane, Load<A>(point + kLane));
+      }
+    } else {
+      for (int64_t row = 0; row < kept; ++row) {
+        const A* from = spectrum + row * step;
+        Put(desk.line, plan.load_at[Entry(plan, kept, row)], Load<A>(from + kLane), Load<A>(from));
+      }
+      StoreColumn(axis, column, desk);
+    }
+  }
+  void LoadColumn(const FourierPlan& plan, const A* column, A* line) const {
+    for (int64_t j = 0; j < plan.samples; ++j) {
+      const A* from = column + j * kWide;
+      Put(line, plan.load_at[j], Load<A>(from), Load<A>(from + kLane));
+    }
+    Clear(plan, line);
+  }
+  void StoreColumn(int axis, A* column, const Desk& desk) const {
+    const FourierPlan& plan = *args_.plans[axis];
+    Clear(plan, desk.line);
+    Transform(axis, desk);
+    for (int64_t j = 0; j < plan.samples; ++j) {
+      const A* point = desk.line + plan.read_at[j] * kWide;
+      Store<A>(column + j * kWide, Load<A>(point + kLane));
+      Store<A>(column + j * kWide + kLane, Load<A>(point));
+    }
+  }
+  // Where a plan has kept frequency `row`: its frequency is `row`, or row - kept behind the limit.
+  static BANDJAX_INLINE int64_t Entry(const FourierPlan& plan, int64_t kept, int64_t row) {
+    return row <= plan.limit ? 2 * row : 2 * (kept - row) + 1;
+  }
+
+  // A line of the outermost axis between a workspace and the spectrum, at `at` of the frequencies
+  // of the other axes.
+  void OuterColumn(const Item& item, int64_t v, int64_t at, A* column, const Desk& desk) const {
+    const int64_t c = item.c + v * kLane, valid = args_.c - c;
+    const int64_t step = inner_kept_ * args_.n * args_.c;
+    const int64_t first = (at * args_.n + item.n) * args_.c + c;
+    S* re = static_cast<S*>(args_.re) + first;
+    S* im = static_cast<S*>(args_.im) + first;
+    if constexpr (kAnalysis) {
+      LoadColumn(outer_, column, desk.line);
+      Transform(outer_axis_, desk);
+    }
+    for (int64_t row = 0; row < outer_kept_; ++row, re += step, im += step) {
+      const int64_t entry = Entry(outer_, outer_kept_, row);
+      const A f_re = desk.factors[2 * row], f_im = desk.factors[2 * row + 1];
+      if constexpr (kAnalysis) {
+        const A* point = desk.line + outer_.read_at[entry] * kWide;
+        const Vec<A> r = Load<A>(point), i = Load<A>(point + kLane);
+        StoreUpTo<A>(re, r * f_re - i * f_im, valid);
+        StoreUpTo<A>(im, r * f_im + i * f_re, valid);
+      } else {
+        const Vec<A> r = LoadUpTo<A>(re, valid), i = LoadUpTo<A>(im, valid);
+        Put(desk.line, outer_.load_at[entry], r * f_im + i * f_re, r * f_re - i * f_im);
+      }
+    }
+    if constexpr (!kAnalysis) StoreColumn(outer_axis_, column, desk);
+  }
+
+  // The product of all axes' factors, for every frequency of the outermost axis.
+  void SetFactors(int64_t at, A* factors) const {
+    const A* last = FactorsOf<A>(last_) + 2 * (at % last_kept_);
+    A g_re = last[0], g_im = last[1];
+    if (solid_) {
+      Times(args_.plans[1], args_.kept[1], at / last_kept_, &g_re, &g_im);
+    } else {
+      Times(args_.plans[0], 1, 0, &g_re, &g_im);
+    }
+    for (int64_t row = 0; row < outer_kept_; ++row) {
+      A re = g_re, im = g_im;
+      Times(&outer_, outer_kept_, row, &re, &im);
+      factors[2 * row] = re, factors[2 * row + 1] = im;
+    }
+  }
+  static BANDJAX_INLINE void Times(const FourierPlan* plan, int64_t kept, int64_t row, A* re,
+                                   A* im) {
+    const bool minus = row > plan->limit;
+    const A* factor = FactorsOf<A>(*plan) + 2 * (minus ? kept - row : row);
+    const A f_re = factor[0], f_im = minus ? -factor[1] : factor[1];
+    const A r = *re, i = *im;
+    *re = r * f_re - i * f_im, *im = r * f_im + i * f_re;
+  }
+
+  // ----------------------------------------------------------------------------------- one axis
+
+  // Pairs of lines: what is one example and vector of channels, or the next, makes no difference.
+  void Lines() const {
+    const int64_t chunks = CeilDiv(args_.c, kLane), lines = args_.n * chunks;
+    constexpr int64_t kLinesEach = 4;
+    ParallelFor(pool_, CeilDiv(lines, kLinesEach), [&](int64_t task) {
+      Arena arena(pool_, DeskBytes());
+      const Desk desk = TakeDesk(&arena);
+      const A* factors = FactorsOf<A>(last_);
+      const int64_t end = Min(lines, (task + 1) * kLinesEach);
+      for (int64_t line = task * kLinesEach; line < end; line += 2) {
+        T* samples[2] = {};
+        int64_t valid[2], at[2];
+        for (int i = 0; i < 2 && line + i < end; ++i) {
+          const int64_t n = (line + i) / chunks, c = (line + i) % chunks * kLane;
+          samples[i] = static_cast<T*>(args_.samples) + n * last_.samples * args_.c + c;
+          valid[i] = args_.c - c, at[i] = n * args_.c + c;
+        }
+        LinePair(samples, valid, at, factors, desk);
+      }
+    });
+  }
+  void LinePair(T* const (&samples)[2], const int64_t (&valid)[2], const int64_t (&at)[2],
+                const A* factors, const Desk& desk) const {
+    S* re = static_cast<S*>(args_.re);
+    S* im = static_cast<S*>(args_.im);
+    const int count = samples[1] == nullptr ? 1 : 2;
+    const A constant = FactorsOf<A>(outer_)[0] * FactorsOf<A>(*args_.plans[0])[0];
+    const int64_t step = args_.n * args_.c;
+    if constexpr (kAnalysis) {
+      for (int64_t j = 0; j < last_.samples; ++j) {
+        const int64_t from = j * args_.c;
+        Put(desk.line, last_.load_at[j], LoadUpTo<A>(samples[0] + from, valid[0]),
+            count > 1 ? LoadUpTo<A>(samples[1] + from, valid[1]) : Vec<A>{});
+      }
+      Clear(last_, desk.line);
+      Transform(2, desk);
+    }
+    for (int64_t u = 0; u <= last_.limit; ++u) {
+      const A f_re = factors[2 * u] * constant, f_im = factors[2 * u + 1] * constant;
+      Vec<A> rows[4] = {};
+      if constexpr (kAnalysis) Part(desk.line, u, rows);
+      for (int i = 0; i < count; ++i) {
+        const int64_t to = u * step + at[i];
+        if constexpr (!kAnalysis) {
+          rows[2 * i] = LoadUpTo<A>(re + to, valid[i]);
+          rows[2 * i + 1] = LoadUpTo<A>(im + to, valid[i]);
+        }
+        const Vec<A> r = rows[2 * i], s = rows[2 * i + 1];
+        rows[2 * i] = r * f_re - s * f_im, rows[2 * i + 1] = r * f_im + s * f_re;
+        if constexpr (kAnalysis) {
+          StoreUpTo<A>(re + to, rows[2 * i], valid[i]);
+          StoreUpTo<A>(im + to, rows[2 * i + 1], valid[i]);
+        }
+      }
+      if constexpr (!kAnalysis) Join(desk.line, u, rows);
+    }
+    if constexpr (kAnalysis) return;
+    Clear(last_, desk.line);
+    Transform(2, desk);
+    for (int64_t j = 0; j < last_.samples; ++j) {
+      const A* point = desk.line + last_.read_at[j] * kWide;
+      StoreUpTo<A>(samples[0] + j * args_.c, Load<A>(point + kLane), valid[0]);
+      if (count > 1) StoreUpTo<A>(samples[1] + j * args_.c, Load<A>(point), valid[1]);
+    }
+  }
+
+  // ------------------------------------------------------------------------------- two axes, three
+
+  // Columns of a power of two would all lie in the same few lines of a cache.
+  static int64_t Pitch(int64_t points) { return (points | 1) * kWide; }
+
+  void Columns(const Item& item, int64_t begin, int64_t end, A* z, int64_t pitch,
+               const Desk& desk) const {
+    for (int64_t at = begin; at < end; ++at) {
+      SetFactors(at, desk.factors);
+      for (int64_t v = 0; v < item.vectors; ++v) {
+        OuterColumn(item, v, at, z + (at * kVectors + v) * pitch, desk);
+      }
+    }
+  }
+
+  void PlaneRows(const Item& item, int64_t d, int64_t begin, int64_t end, A* z, int64_t pitch,
+                 const Desk& desk) const {
+    for (int64_t i = begin; i < end; i += 2) {
+      for (int64_t v = 0; v < item.vectors; ++v) {
+        Rows(item, v, d, i, Min(i + 2, end), z + v * pitch, kVectors * pitch, desk);
+      }
+    }
+  }
+
+  void Planes() const {
+    const int64_t items = args_.n * chunks_, pitch = Pitch(height_);
+    const int64_t numbers = last_kept_ * kVectors * pitch;
+    const int64_t bytes = static_cast<int64_t>(Arena::Bytes<A>(numbers));
+    const bool even = items % pool_->threads == 0 || items >= 4 * pool_->threads;
+    if (even && bytes <= kOwnBytes) {
+      ParallelFor(pool_, items, [&](int64_t index) {
+        Arena arena(pool_, DeskBytes() + bytes);
+        const Desk desk = TakeDesk(&arena);
+        A* z = arena.template Take<A>(numbers);
+        const Item item = ItemAt(index);
+        if constexpr (kAnalysis) PlaneRows(item, 0, 0, height_, z, pitch, desk);
+        Columns(item, 0, last_kept_, z, pitch, desk);
+        if constexpr (!kAnalysis) PlaneRows(item, 0, 0, height_, z, pitch, desk);
+      });
+      return;
+    }
+    const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
+    A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
+    constexpr int64_t kRowsEach = 8, kColumnsEach = 2;
+    for (int64_t first = 0; first < items; first += group) {
+      const int64_t count = Min(group, items - first);
+      const auto rows = [&] {
+        const int64_t blocks = CeilDiv(height_, kRowsEach);
+        ParallelFor(pool_, count * blocks, [&](int64_t task) {
+          Arena arena(pool_, DeskBytes());
+          const int64_t index = task / blocks, begin = task % blocks * kRowsEach;
+          PlaneRows(ItemAt(first + index), 0, begin, Min(height_, begin + kRowsEach),
+                    shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+        });
+      };
+      if constexpr (kAnalysis) rows();
+      const int64_t blocks = CeilDiv(last_kept_, kColumnsEach);
+      ParallelFor(pool_, count * blocks, [&](int64_t task) {
+        Arena arena(pool_, DeskBytes());
+        const int64_t index = task % count, begin = task / count * kColumnsEach;
+        Columns(ItemAt(first + index), begin, Min(last_kept_, begin + kColumnsEach),
+                shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+      });
+      if constexpr (!kAnalysis) rows();
+    }
+  }
+
+  // Plane d of a solid, whose columns are those of `solid`, `pitch` apart.
+  void SolidPlane(const Item& item, int64_t d, A* solid, int64_t pitch, A* z,
+                  const Desk& desk) const {
+    const int64_t plane_pitch = Pitch(height_);
+    if constexpr (kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
+    for (int64_t u = 0; u < last_kept_; ++u) {
+      for (int64_t v = 0; v < item.vectors; ++v) {
+        Column(1, z + (u * kVectors + v) * plane_pitch,
+               solid + (u * kVectors + v) * pitch + d * kWide, last_kept_ * kVectors * pitch, desk);
+      }
+    }
+    if constexpr (!kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
+  }
+
+  void Solids() const {
+    const int64_t items = args_.n * chunks_, pitch = Pitch(depth_);
+    const int64_t plane = last_kept_ * kVectors * Pitch(height_);
+    const int64_t bytes =
+        static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * kVectors * pitch));
+    const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
+    A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
+    constexpr int64_t kColumnsEach = 8;
+    for (int64_t first = 0; first < items; first += group) {
+      const int64_t count = Min(group, items - first);
+      const auto planes = [&] {
+        ParallelFor(pool_, count * depth_, [&](int64_t task) {
+          Arena arena(pool_, DeskBytes() + Arena::Bytes<A>(plane));
+          const Desk desk = TakeDesk(&arena);
+          A* z = arena.template Take<A>(plane);
+          const int64_t index = task / depth_;
+          SolidPlane(ItemAt(first + index), task % depth_, shared + index * bytes / sizeof(A),
+                     pitch, z, desk);
+        });
+      };
+      if constexpr (kAnalysis) planes();
+      const int64_t blocks = CeilDiv(inner_kept_, kColumnsEach);
+      ParallelFor(pool_, count * blocks, [&](int64_t task) {
+        Arena arena(pool_, DeskBytes());
+        const int64_t index = task % count, begin = task / count * kColumnsEach;
+        Columns(ItemAt(first + index), begin, Min(inner_kept_, begin + kColumnsEach),
+                shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+      });
+      if constexpr (!kAnalysis) planes();
+    }
+  }
+
+  static constexpr int64_t kVectors = BANDJAX_BYTES < 64 ? 2 : 1;  // of an item
+
+  const FourierArgs& args_;
+  Pool* pool_;
+  const FourierPlan& last_ = *args_.plans[2];
+  const bool solid_ = args_.plans[0]->samples > 1 || args_.plans[0]->limit > 0;
+  const int outer_axis_ = solid_ ? 0 : 1;
+  const FourierPlan& outer_ = *args_.plans[outer_axis_];
+  const int64_t depth_ = args_.plans[0]->samples, height_ = args_.plans[1]->samples;
+  const int64_t last_kept_ = args_.kept[2], outer_kept_ = args_.kept[outer_axis_];
+  // Of all axes but the outermost.
+  const int64_t inner_kept_ = solid_ ? last_kept_ * args_.kept[1] : last_kept_;
+  const int64_t chunks_ = CeilDiv(args_.c, kVectors * kLane);
+  const int64_t room_ =
+      Max(args_.plans[0]->room, Max(args_.plans[1]->room, args_.plans[2]->room));
+  const int64_t table_room_ =
+      Max(TableScratch<A>(*args_.plans[0]),
+          Max(TableScratch<A>(*args_.plans[1]), TableScratch<A>(*args_.plans[2])));
+};
+
+template <bool kAnalysis>
+void FourierTyped(const FourierArgs& args, Pool* pool) {
+  const bool half_samples = args.sample_type == Type::kBFloat16;
+  const bool half_spectrum = args.spectrum_type == Type::kBFloat16;
+  if (args.sample_type == Type::kFloat64) {
+    Fourier<double, double, double, kAnalysis>(args, pool).Run();
+  } else if (half_samples && half_spectrum) {
+    Fourier<float, BFloat16, BFloat16, kAnalysis>(args, pool).Run();
+  } else if (half_samples) {
+    Fourier<float, BFloat16, float, kAnalysis>(args, pool).Run();
+  } else if (half_spectrum) {
+    Fourier<float, float, BFloat16, kAnalysis>(args, pool).Run();
+  } else {
+    Fourier<float, float, float, kAnalysis>(args, pool).Run();
+  }
+}
+
+}  // namespace BANDJAX_ISA
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_FOURIER_H_

@@ -1,0 +1,188 @@
+#include "cpu/fourier_plan.h"
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <tuple>
+
+namespace bandjax {
+namespace {
+
+// Of each radix that the kernels have, what one number costs in a pass (relative, measured).
+struct RadixCost {
+  int radix;
+  double cost;
+};
+constexpr RadixCost kRadices[] = {{2, 2.2}, {3, 2.4},  {4, 2.3},  {5, 2.7},  {6, 2.6},  {7, 3.4},
+                                  {8, 2.8}, {9, 3.2},  {10, 3.2}, {11, 5.0}, {12, 3.3}, {13, 5.8},
+                                  {15, 3.9}, {16, 3.6}};
+
+// The cheapest product of radices, and its cost for each number; infinite where there is none.
+double Cheapest(int64_t length, std::map<int64_t, std::pair<double, int>>* known) {
+  if (length == 1) return 0;
+  const auto found = known->find(length);
+  if (found != known->end()) return found->second.first;
+  std::pair<double, int> best{INFINITY, 0};
+  for (const RadixCost& one : kRadices) {
+    if (length % one.radix != 0) continue;
+    const double cost = one.cost + Cheapest(length / one.radix, known);
+    if (cost < best.first) best = {cost, one.radix};
+  }
+  (*known)[length] = best;
+  return best.first;
+}
+
+// A plan and the memory that it points into.
+struct OwnedPlan : FourierPlan {
+  std::vector<int32_t> load, read, nothing, passes_of;
+  std::vector<float> twiddles_single, factors_single;
+  std::vector<double> twiddles_double, factors_double;
+
+  void Point() {
+    load_at = load.data(), read_at = read.data();
+    empty = nothing.data(), empties = static_cast<int64_t>(nothing.size());
+    radices = passes_of.data(), passes = static_cast<int64_t>(passes_of.size());
+    twiddles_single.assign(twiddles_double.begin(), twiddles_double.end());
+    factors_single.assign(factors_double.begin(), factors_double.end());
+    twiddles32 = twiddles_single.data(), factors32 = factors_single.data();
+    twiddles64 = twiddles_double.data(), factors64 = factors_double.data();
+  }
+};
+
+// Where the passes, which begin with neighbours, want the number of each slot.
+std::vector<int32_t> Places(int64_t length, const std::vector<int32_t>& radices) {
+  std::vector<int32_t> places(length);
+  for (int64_t slot = 0; slot < length; ++slot) {
+    int64_t rest = slot, size = length, place = 0;
+    for (auto radix = radices.rbegin(); radix != radices.rend(); ++radix) {
+      size /= *radix;
+      place += rest % *radix * size;
+      rest /= *radix;
+    }
+    places[slot] = static_cast<int32_t>(place);
+  }
+  return places;
+}
+
+// exp(-2 pi i q k / (m r)) of each pass but the first: cosine and minus its imaginary part, for k
+// in [0, m) and q in [1, r).
+std::vector<double> Twiddles(const std::vector<int32_t>& radices) {
+  std::vector<double> twiddles;
+  int64_t done = 1;
+  for (const int64_t radix : radices) {
+    for (int64_t k = 0; done > 1 && k < done; ++k) {
+      for (int64_t q = 1; q < radix; ++q) {
+        const double angle = 2 * M_PI * static_cast<double>(q * k) / (done * radix);
+        twiddles.push_back(std::cos(angle));
+        twiddles.push_back(std::sin(angle));
+      }
+    }
+    done *= radix;
+  }
+  return twiddles;
+}
+
+// Weight and phase of each frequency.
+std::vector<double> Factors(const AxisShape& shape, bool fast, bool analysis) {
+  std::vector<double> factors;
+  for (int64_t u = 0; u <= shape.limit; ++u) {
+    // Two lines are transformed as one complex line, and each has half of it.
+    double weight = shape.half && (analysis || u > 0) ? 0.5 : 1, angle = 0;
+    if (fast || shape.limit == 0) {
+      if (shape.inverse) {
+        weight *= shape.half && u > 0 && 2 * u != shape.grid ? 2.0 : 1.0;
+        weight /= static_cast<double>(shape.grid);
+      }
+      const int64_t halves = shape.step * (shape.samples - 1) % (2 * shape.grid) * u;
+      angle = M_PI * static_cast<double>(halves % (2 * shape.grid)) / shape.grid;
+    }
+    factors.push_back(weight * std::cos(angle));
+    factors.push_back(weight * std::sin(analysis ? angle : -angle));
+  }
+  return factors;
+}
+
+std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis) {
+  auto plan = std::make_unique<OwnedPlan>();
+  const int64_t n = shape.samples, limit = shape.limit;
+  plan->samples = n, plan->limit = limit, plan->fast = fast;
+  const int64_t shared = fast ? std::gcd(shape.grid, shape.step) : 1;
+  const int64_t length = fast ? shape.grid / shared : 2 * limit + 1;
+  plan->length = length;
+  plan->room = fast ? length : std::max(n, length);
+
+  std::vector<int32_t> places(length);
+  std::iota(places.begin(), places.end(), 0);
+  if (fast) {
+    for (int radix : Radices(length)) plan->passes_of.push_back(radix);
+    places = Places(length, plan->passes_of);
+    plan->twiddles_double = Twiddles(plan->passes_of);
+  }
+  plan->factors_double = Factors(shape, fast, analysis);
+
+  std::vector<int32_t> samples, frequencies;  // their slots
+  for (int64_t j = 0; j < n; ++j) {
+    samples.push_back(
+        static_cast<int32_t>(fast ? shape.step / shared % length * j % length : j));
+  }
+  const bool nyquist_once = !shape.half && 2 * limit == shape.grid;
+  for (int64_t u = 0; u <= limit; ++u) {
+    frequencies.push_back(static_cast<int32_t>(u % length));
+    frequencies.push_back(static_cast<int32_t>((length - u % length) % length));
+  }
+  plan->read = analysis ? frequencies : samples;
+  plan->load = analysis ? samples : frequencies;
+  if (!fast && analysis) {  // The line of samples is no longer than its slots.
+    plan->Point();
+    return plan;
+  }
+  // In the kernels' order: of half the frequencies u and -u together, of all of them -u behind.
+  std::vector<size_t> order;
+  if (analysis) {
+    for (size_t i = 0; i < plan->load.size(); ++i) order.push_back(i);
+  } else {
+    for (int64_t u = 0; u <= limit; ++u) {
+      order.push_back(2 * u);
+      if (shape.half && u > 0) order.push_back(2 * u + 1);
+    }
+    for (int64_t u = limit - nyquist_once; !shape.half && u > 0; --u) order.push_back(2 * u + 1);
+  }
+  std::vector<bool> reached(length);
+  for (int32_t& slot : plan->load) slot = places[slot];
+  for (const size_t i : order) {
+    const int32_t place = plan->load[i];
+    if (reached[place]) plan->load[i] = ~place;
+    reached[place] = true;
+  }
+  for (int64_t place = 0; place < length; ++place) {
+    if (!reached[place]) plan->nothing.push_back(static_cast<int32_t>(place));
+  }
+  plan->Point();
+  return plan;
+}
+
+}  // namespace
+
+std::vector<int> Radices(int64_t length) {
+  std::map<int64_t, std::pair<double, int>> known;
+  std::vector<int> radices;
+  if (length < 1 || std::isinf(Cheapest(length, &known))) return radices;
+  for (; length > 1; length /= radices.back()) radices.push_back(known[length].second);
+  return radices;
+}
+
+const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis) {
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool, bool, bool>;
+  static std::mutex mutex;
+  static auto* plans = new std::map<Key, std::unique_ptr<OwnedPlan>>;  // to the program's end
+  const Key key{shape.grid, shape.step,    shape.samples, shape.limit,
+                shape.half, shape.inverse, fast,          analysis};
+  std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<OwnedPlan>& plan = (*plans)[key];
+  if (plan == nullptr) plan = Make(shape, fast, analysis);
+  return plan.get();
+}
+
+}  // namespace bandjax
