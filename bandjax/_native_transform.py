@@ -47,6 +47,17 @@ class Native:
         first, second = (_table(self.samples, axis, self.compute_dtype) for axis in (0, 1))
         return first, second
 
+    def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """What tells the CPU's kernels of the tables, that they may transform without them."""
+        if platform != "cpu":
+            return {}
+        grid, steps = self.samples.grid, (points.step for points in self.samples.points)
+        return {
+            "grid": np.array(grid, np.int64),
+            "steps": np.fromiter(steps, np.int64),
+            "inverse": self.samples.inverse,
+        }
+
     def einsum(self, pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(pattern, a, b, precision=self.precision)
 
@@ -80,7 +91,7 @@ def _analysis_2d(how: Native) -> Operation:
 
     box = how.samples.box
     return partitioned(
-        by_platform("analysis", out_types, twin),
+        by_platform("analysis", out_types, twin, attributes=how.attributes),
         "n h w c, p q, r s -> u v n c, u v n c",
         shared="nc",
         batching=_analyse_batch,
@@ -104,7 +115,7 @@ def _synthesis_2d(how: Native) -> Operation:
 
     box, shape = how.samples.box, how.samples.shape
     return partitioned(
-        by_platform("synthesis", out_types, twin),
+        by_platform("synthesis", out_types, twin, attributes=how.attributes),
         "u v n c, u v n c, p q, r s -> n h w c",
         shared="nc",
         batching=_synthesise_batch,

@@ -2,7 +2,7 @@
 //
 // The last axis comes first in an analysis. Two of its lines, two rows of a plane, are transformed
 // as the real and the imaginary part of one complex line, and told apart after it. The spectra of
-// the rows lie in a workspace by column: [frequency of the last axis][vector of channels][row], and
+// the rows lie in a workspace by column: [frequency of the last axis][row][vector of channels], and
 // each column of it is a line of the axis before. Of three axes the columns of each plane go to a
 // second such workspace, whose lines are those of the first axis. The phases and weights of all axes
 // meet the spectrum, in one factor. The synthesis goes the other way.
@@ -40,6 +40,8 @@ template <typename A, typename T, typename S, bool kAnalysis>
 class Fourier {
   static constexpr int64_t kLane = kLanes<A>;
   static constexpr int64_t kWide = kPoint<A>;
+  static constexpr int64_t kVectors = BANDJAX_BYTES < 64 ? 2 : 1;  // of an item
+  static constexpr int64_t kGap = kVectors * kWide;     // from one row of a column to the next
 
  public:
   Fourier(const FourierArgs& args, Pool* pool) : args_(args), pool_(pool) {}
@@ -81,6 +83,12 @@ class Fourier {
     return desk;
   }
 
+  // Into the cache: what is far apart in memory, and wanted after the line in hand.
+  template <int kWrite>
+  static BANDJAX_INLINE void Fetch(const void* p) {
+    __builtin_prefetch(p, kWrite);
+  }
+
   // ------------------------------------------------------------------------------- one line
 
   void Transform(int axis, const Desk& desk) const {
@@ -110,8 +118,10 @@ class Fourier {
   // ------------------------------------------------------------------- two lines of the last axis
 
   // The spectra of rows a and b, of which b may be absent, `step` from one frequency to the next.
-  void AnalyseRows(const T* a, const T* b, int64_t valid, const Desk& desk) const {
+  void AnalyseRows(const T* a, const T* b, int64_t valid, int64_t ahead, const Desk& desk) const {
     for (int64_t j = 0; j < last_.samples; ++j) {
+      Fetch<0>(a + j * args_.c + ahead);
+      Fetch<0>(a + j * args_.c + ahead / 2 * 3);
       const Vec<A> re = LoadUpTo<A>(a + j * args_.c, valid);
       const Vec<A> im = b != nullptr ? LoadUpTo<A>(b + j * args_.c, valid) : Vec<A>{};
       Put(desk.line, last_.load_at[j], re, im);
@@ -148,7 +158,7 @@ class Fourier {
     }
   }
 
-  // Rows `begin` to `end` of plane d. Row i of frequency u is at z + u * step + i * kWide.
+  // Rows `begin` to `end` of plane d. Row i of frequency u is at z + u * step + i * kGap.
   void Rows(const Item& item, int64_t v, int64_t d, int64_t begin, int64_t end, A* z, int64_t step,
             const Desk& desk) const {
     const int64_t c = item.c + v * kLane, row = last_.samples * args_.c;
@@ -157,24 +167,28 @@ class Fourier {
     for (int64_t i = begin; i < end; i += 2) {
       T* a = plane + i * row;
       T* b = i + 1 < height_ ? a + row : nullptr;
-      A* at = z + i * kWide;
+      A* at = z + i * kGap;
       if constexpr (kAnalysis) {
-        AnalyseRows(a, b, args_.c - c, desk);
+        AnalyseRows(a, b, args_.c - c, 2 * row, desk);
         for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
           Vec<A> rows[4];
           Part(desk.line, u, rows);
+          Fetch<1>(at + 2 * kGap);
+          Fetch<1>(at + 3 * kGap);
           Store<A>(at, rows[0]);
           Store<A>(at + kLane, rows[1]);
           if (b == nullptr) continue;
-          Store<A>(at + kWide, rows[2]);
-          Store<A>(at + kWide + kLane, rows[3]);
+          Store<A>(at + kGap, rows[2]);
+          Store<A>(at + kGap + kLane, rows[3]);
         }
       } else {
         for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
           const Vec<A> zero = {};
           const Vec<A> rows[4] = {Load<A>(at), Load<A>(at + kLane),
-                                  b != nullptr ? Load<A>(at + kWide) : zero,
-                                  b != nullptr ? Load<A>(at + kWide + kLane) : zero};
+                                  b != nullptr ? Load<A>(at + kGap) : zero,
+                                  b != nullptr ? Load<A>(at + kGap + kLane) : zero};
+          Fetch<0>(at + 2 * kGap);
+          Fetch<0>(at + 3 * kGap);
           Join(desk.line, u, rows);
         }
         SynthesiseRows(a, b, args_.c - c, desk);
@@ -207,7 +221,7 @@ class Fourier {
   }
   void LoadColumn(const FourierPlan& plan, const A* column, A* line) const {
     for (int64_t j = 0; j < plan.samples; ++j) {
-      const A* from = column + j * kWide;
+      const A* from = column + j * kGap;
       Put(line, plan.load_at[j], Load<A>(from), Load<A>(from + kLane));
     }
     Clear(plan, line);
@@ -218,8 +232,8 @@ class Fourier {
     Transform(axis, desk);
     for (int64_t j = 0; j < plan.samples; ++j) {
       const A* point = desk.line + plan.read_at[j] * kWide;
-      Store<A>(column + j * kWide, Load<A>(point + kLane));
-      Store<A>(column + j * kWide + kLane, Load<A>(point));
+      Store<A>(column + j * kGap, Load<A>(point + kLane));
+      Store<A>(column + j * kGap + kLane, Load<A>(point));
     }
   }
   // Where a plan has kept frequency `row`: its frequency is `row`, or row - kept behind the limit.
@@ -239,7 +253,10 @@ class Fourier {
       LoadColumn(outer_, column, desk.line);
       Transform(outer_axis_, desk);
     }
+    const int64_t ahead = args_.n * args_.c;
     for (int64_t row = 0; row < outer_kept_; ++row, re += step, im += step) {
+      Fetch<kAnalysis>(re + ahead);
+      Fetch<kAnalysis>(im + ahead);
       const int64_t entry = Entry(outer_, outer_kept_, row);
       const A f_re = desk.factors[2 * row], f_im = desk.factors[2 * row + 1];
       if constexpr (kAnalysis) {
@@ -350,14 +367,14 @@ class Fourier {
   // ------------------------------------------------------------------------------- two axes, three
 
   // Columns of a power of two would all lie in the same few lines of a cache.
-  static int64_t Pitch(int64_t points) { return (points | 1) * kWide; }
+  static int64_t Pitch(int64_t points) { return (points | 1) * kGap; }
 
   void Columns(const Item& item, int64_t begin, int64_t end, A* z, int64_t pitch,
                const Desk& desk) const {
     for (int64_t at = begin; at < end; ++at) {
       SetFactors(at, desk.factors);
       for (int64_t v = 0; v < item.vectors; ++v) {
-        OuterColumn(item, v, at, z + (at * kVectors + v) * pitch, desk);
+        OuterColumn(item, v, at, z + at * pitch + v * kWide, desk);
       }
     }
   }
@@ -366,14 +383,14 @@ class Fourier {
                  const Desk& desk) const {
     for (int64_t i = begin; i < end; i += 2) {
       for (int64_t v = 0; v < item.vectors; ++v) {
-        Rows(item, v, d, i, Min(i + 2, end), z + v * pitch, kVectors * pitch, desk);
+        Rows(item, v, d, i, Min(i + 2, end), z + v * kWide, pitch, desk);
       }
     }
   }
 
   void Planes() const {
     const int64_t items = args_.n * chunks_, pitch = Pitch(height_);
-    const int64_t numbers = last_kept_ * kVectors * pitch;
+    const int64_t numbers = last_kept_ * pitch;
     const int64_t bytes = static_cast<int64_t>(Arena::Bytes<A>(numbers));
     const bool even = items % pool_->threads == 0 || items >= 4 * pool_->threads;
     if (even && bytes <= kOwnBytes) {
@@ -421,8 +438,8 @@ class Fourier {
     if constexpr (kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
     for (int64_t u = 0; u < last_kept_; ++u) {
       for (int64_t v = 0; v < item.vectors; ++v) {
-        Column(1, z + (u * kVectors + v) * plane_pitch,
-               solid + (u * kVectors + v) * pitch + d * kWide, last_kept_ * kVectors * pitch, desk);
+        Column(1, z + u * plane_pitch + v * kWide, solid + u * pitch + d * kGap + v * kWide,
+               last_kept_ * pitch, desk);
       }
     }
     if constexpr (!kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
@@ -430,9 +447,9 @@ class Fourier {
 
   void Solids() const {
     const int64_t items = args_.n * chunks_, pitch = Pitch(depth_);
-    const int64_t plane = last_kept_ * kVectors * Pitch(height_);
+    const int64_t plane = last_kept_ * Pitch(height_);
     const int64_t bytes =
-        static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * kVectors * pitch));
+        static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * pitch));
     const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
     A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
     constexpr int64_t kColumnsEach = 8;
@@ -459,8 +476,6 @@ class Fourier {
       if constexpr (!kAnalysis) planes();
     }
   }
-
-  static constexpr int64_t kVectors = BANDJAX_BYTES < 64 ? 2 : 1;  // of an item
 
   const FourierArgs& args_;
   Pool* pool_;

@@ -10,14 +10,19 @@
 namespace bandjax {
 namespace {
 
-// Of each radix that the kernels have, what one number costs in a pass (relative, measured).
+// Of each radix that the kernels have, nanoseconds for each point of a pass (measured with vectors of
+// 8 floats; wider ones cost more, but so does everything that they are compared with).
 struct RadixCost {
   int radix;
   double cost;
 };
-constexpr RadixCost kRadices[] = {{2, 2.2}, {3, 2.4},  {4, 2.3},  {5, 2.7},  {6, 2.6},  {7, 3.4},
-                                  {8, 2.8}, {9, 3.2},  {10, 3.2}, {11, 5.0}, {12, 3.3}, {13, 5.8},
-                                  {15, 3.9}, {16, 3.6}};
+constexpr RadixCost kRadices[] = {{2, 0.87}, {3, 1.04},  {4, 1.09},  {5, 1.5},   {6, 1.7},
+                                  {7, 2.6},  {8, 2.1},   {9, 2.5},   {10, 2.2},  {11, 4.7},
+                                  {12, 2.3}, {13, 4.5},  {15, 2.7},  {16, 2.5}};
+constexpr double kMultiply = 0.25;  // one multiply-add of a table with a vector
+constexpr double kMove = 1.5;       // to bring a point to its place, or from it
+constexpr double kPass = 0.3;       // of each pass, besides
+constexpr double kGain = 0.85;      // the share of a table's cost from which on the rule leaves it
 
 // The cheapest product of radices, and its cost for each number; infinite where there is none.
 double Cheapest(int64_t length, std::map<int64_t, std::pair<double, int>>* known) {
@@ -27,11 +32,16 @@ double Cheapest(int64_t length, std::map<int64_t, std::pair<double, int>>* known
   std::pair<double, int> best{INFINITY, 0};
   for (const RadixCost& one : kRadices) {
     if (length % one.radix != 0) continue;
-    const double cost = one.cost + Cheapest(length / one.radix, known);
+    const double cost = kPass + one.cost + Cheapest(length / one.radix, known);
     if (cost < best.first) best = {cost, one.radix};
   }
   (*known)[length] = best;
   return best.first;
+}
+
+int64_t Length(const AxisShape& shape) { return shape.grid / std::gcd(shape.grid, shape.step); }
+int64_t Kept(const AxisShape& shape) {
+  return shape.half ? shape.limit + 1 : std::min(2 * shape.limit + 1, shape.grid);
 }
 
 // A plan and the memory that it points into.
@@ -108,8 +118,7 @@ std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis
   auto plan = std::make_unique<OwnedPlan>();
   const int64_t n = shape.samples, limit = shape.limit;
   plan->samples = n, plan->limit = limit, plan->fast = fast;
-  const int64_t shared = fast ? std::gcd(shape.grid, shape.step) : 1;
-  const int64_t length = fast ? shape.grid / shared : 2 * limit + 1;
+  const int64_t length = fast ? Length(shape) : 2 * limit + 1;
   plan->length = length;
   plan->room = fast ? length : std::max(n, length);
 
@@ -125,7 +134,7 @@ std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis
   std::vector<int32_t> samples, frequencies;  // their slots
   for (int64_t j = 0; j < n; ++j) {
     samples.push_back(
-        static_cast<int32_t>(fast ? shape.step / shared % length * j % length : j));
+        static_cast<int32_t>(fast ? shape.step * length / shape.grid % length * j % length : j));
   }
   const bool nyquist_once = !shape.half && 2 * limit == shape.grid;
   for (int64_t u = 0; u <= limit; ++u) {
@@ -163,6 +172,16 @@ std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis
   return plan;
 }
 
+// Nanoseconds of one complex line.
+double FastCost(const AxisShape& shape) {
+  if (shape.grid < 1 || shape.limit == 0) return INFINITY;
+  std::map<int64_t, std::pair<double, int>> known;
+  return static_cast<double>(Length(shape)) * Cheapest(Length(shape), &known);
+}
+double TableCost(const AxisShape& shape) {
+  return kMultiply * static_cast<double>((2 * shape.limit + 1) * shape.samples);
+}
+
 }  // namespace
 
 std::vector<int> Radices(int64_t length) {
@@ -183,6 +202,26 @@ const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis) {
   std::unique_ptr<OwnedPlan>& plan = (*plans)[key];
   if (plan == nullptr) plan = Make(shape, fast, analysis);
   return plan.get();
+}
+
+bool ChooseFourier(const AxisShape* axes, int rank, bool* fast) {
+  // A table's own kernel goes over all axes at once, and two lines are one complex line here. Both
+  // work on the last axis first: it is done when the frequencies of the others are not yet there.
+  double fourier = 0, table = 0, lines = 1;
+  for (int axis = 0; axis < rank; ++axis) lines *= static_cast<double>(axes[axis].samples);
+  bool any = false;
+  for (int axis = rank - 1; axis >= 0; --axis) {
+    const AxisShape& shape = axes[axis];
+    lines /= static_cast<double>(shape.samples);
+    const double count = axis == rank - 1 ? lines / 2 : lines, slow = TableCost(shape);
+    fast[axis] = FastCost(shape) < slow;
+    any = any || fast[axis];
+    fourier += count * (std::min(FastCost(shape), slow) +
+                        kMove * static_cast<double>(shape.samples + Kept(shape)));
+    table += count * slow;
+    lines *= static_cast<double>(Kept(shape));
+  }
+  return rank == 3 || (any && fourier < kGain * table);
 }
 
 }  // namespace bandjax
