@@ -93,14 +93,14 @@ def by_platform(
 
 
 def join_batch(spectrum: jax.Array) -> jax.Array:
-    """``(B, u, v, n, c)`` to ``(u, v, B * n, c)``."""
-    spectrum = jnp.moveaxis(spectrum, 0, 2)
-    return spectrum.reshape(*spectrum.shape[:2], -1, spectrum.shape[-1])
+    """``(B, *box, n, c)`` to ``(*box, B * n, c)``."""
+    spectrum = jnp.moveaxis(spectrum, 0, -3)
+    return spectrum.reshape(*spectrum.shape[:-3], -1, spectrum.shape[-1])
 
 
 def split_batch(spectrum: jax.Array, size: int) -> jax.Array:
-    spectrum = spectrum.reshape(*spectrum.shape[:2], size, -1, spectrum.shape[-1])
-    return jnp.moveaxis(spectrum, 2, 0)
+    spectrum = spectrum.reshape(*spectrum.shape[:-2], size, -1, spectrum.shape[-1])
+    return jnp.moveaxis(spectrum, -3, 0)
 
 
 def repeat(a: jax.Array, size: int) -> jax.Array:

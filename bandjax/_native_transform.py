@@ -42,10 +42,10 @@ class Native:
         return np.dtype(np.float64 if self.sample_dtype == np.float64 else np.float32)
 
     @property
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """The folded tables of the two axes."""
-        first, second = (_table(self.samples, axis, self.compute_dtype) for axis in (0, 1))
-        return first, second
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """The folded table of every axis."""
+        axes = range(len(self.samples.grid))
+        return tuple(_table(self.samples, axis, self.compute_dtype) for axis in axes)
 
     def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         """What tells the CPU's kernels of the tables, that they may transform without them."""
@@ -62,16 +62,49 @@ class Native:
         return jnp.einsum(pattern, a, b, precision=self.precision)
 
     def analyse(self, x: jax.Array) -> Arrays:
-        """:func:`analysis` of two axes, without its rule for derivatives."""
-        return _analysis_2d(self)(x, *map(jnp.asarray, self.tables))
+        """:func:`analysis` of two or three axes, without its rule for derivatives."""
+        return _analysis(self)(x, *map(jnp.asarray, self.tables))
 
     def synthesise(self, re: jax.Array, im: jax.Array) -> jax.Array:
-        """:func:`synthesis` of two axes, without its rule for derivatives."""
+        """:func:`synthesis` of two or three axes, without its rule for derivatives."""
+        return _synthesis(self)(re, im, *map(jnp.asarray, self.tables))[0]
+
+    def analyse_here(self, x: jax.Array) -> Arrays:
+        """The same of two axes, of one device's share."""
+        return _analysis_2d(self)(x, *map(jnp.asarray, self.tables))
+
+    def synthesise_here(self, re: jax.Array, im: jax.Array) -> jax.Array:
         return _synthesis_2d(self)(re, im, *map(jnp.asarray, self.tables))[0]
 
 
-# Transforms of the last two axes. A single axis gets one of length 1 in front; of three the first
-# is transformed for itself.
+# Transforms of two or three axes; a single axis gets one of length 1 in front. Where the kernels
+# have two at most, the first of three is transformed for itself.
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis(how: Native) -> Operation:
+    solid = len(how.samples.grid) == 3
+    return partitioned(
+        _analysis_3d(how) if solid else _analysis_2d(how),
+        "n d h w c, o l, p q, r s -> t u v n c, t u v n c"
+        if solid
+        else "n h w c, p q, r s -> u v n c, u v n c",
+        shared="nc",
+        batching=_analyse_batch,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis(how: Native) -> Operation:
+    solid = len(how.samples.grid) == 3
+    return partitioned(
+        _synthesis_3d(how) if solid else _synthesis_2d(how),
+        "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
+        if solid
+        else "u v n c, u v n c, p q, r s -> n h w c",
+        shared="nc",
+        batching=_synthesise_batch,
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -90,12 +123,7 @@ def _analysis_2d(how: Native) -> Operation:
         return (part, part), ()
 
     box = how.samples.box
-    return partitioned(
-        by_platform("analysis", out_types, twin, attributes=how.attributes),
-        "n h w c, p q, r s -> u v n c, u v n c",
-        shared="nc",
-        batching=_analyse_batch,
-    )
+    return by_platform("analysis", out_types, twin, attributes=how.attributes)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -114,11 +142,65 @@ def _synthesis_2d(how: Native) -> Operation:
         return (jax.ShapeDtypeStruct(samples, how.sample_dtype),), ()
 
     box, shape = how.samples.box, how.samples.shape
-    return partitioned(
-        by_platform("synthesis", out_types, twin, attributes=how.attributes),
-        "u v n c, u v n c, p q, r s -> n h w c",
-        shared="nc",
-        batching=_synthesise_batch,
+    return by_platform("synthesis", out_types, twin, attributes=how.attributes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis_3d(how: Native) -> Operation:
+    def by_axes(x: jax.Array, *_: jax.Array) -> Arrays:
+        n, c = x.shape[0], x.shape[-1]
+        first, rest = _split_first(how)
+        depth = samples.shape[0]
+        planes = rest.analyse_here(x.reshape(n * depth, *x.shape[2:]))
+        lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
+        (a_re, a_im), (b_re, b_im) = map(first.analyse_here, lines)
+        plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
+        re, im = (
+            _weighted(samples, jnp.concatenate([p[0], _negative(samples, m[0])]))
+            .reshape(*samples.box, n, c)
+            .astype(how.spectrum_dtype)
+            for p, m in zip(plus, minus, strict=True)
+        )
+        return re, im
+
+    def out_types(platform: str, x: jax.Array, *_: jax.Array) -> Any:
+        part = jax.ShapeDtypeStruct((*samples.box, x.shape[0], x.shape[-1]), how.spectrum_dtype)
+        return (part, part), ()
+
+    samples = how.samples
+    return by_platform(
+        "analysis", out_types, by_axes, attributes=how.attributes, platforms=("cpu",)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis_3d(how: Native) -> Operation:
+    def by_axes(re: jax.Array, im: jax.Array, *_: jax.Array) -> Arrays:
+        n, c = re.shape[-2:]
+        first, rest = _split_first(how)
+        re, im = (
+            _weighted(samples, a.astype(how.compute_dtype)).reshape(samples.box[0], -1, c)
+            for a in (re, im)
+        )
+        limit = samples.modes[0]
+        p_re, p_im = re[: limit + 1], im[: limit + 1]
+        m_re, m_im = (_mirrored(samples, a) for a in (re, im))
+        a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
+        planes = (
+            first.synthesise_here(*(a[None] for a in part)).reshape(
+                *samples.box[1:], n * samples.shape[0], c
+            )
+            for part in (a_part, b_part)
+        )
+        return (rest.synthesise_here(*planes).reshape(n, *samples.shape, c),)
+
+    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
+        shape = (re.shape[-2], *samples.shape, re.shape[-1])
+        return (jax.ShapeDtypeStruct(shape, how.sample_dtype),), ()
+
+    samples = how.samples
+    return by_platform(
+        "synthesis", out_types, by_axes, attributes=how.attributes, platforms=("cpu",)
     )
 
 
@@ -170,18 +252,7 @@ def analysis(how: Native, x: jax.Array) -> Spectrum:
         spectrum = inner.analyse(x.reshape(n, *inner.samples.shape, c))
         re, im = (a.reshape(*samples.box, n, c) for a in spectrum)
         return re, im
-    first, rest = _split_first(how)
-    depth = samples.shape[0]
-    planes = rest.analyse(x.reshape(n * depth, *x.shape[2:]))
-    lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
-    (a_re, a_im), (b_re, b_im) = map(first.analyse, lines)
-    plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
-    re, im = (
-        _weighted(samples, jnp.concatenate([p[0], _negative(samples, m[0])]))
-        .reshape(*samples.box, n, c)
-        .astype(how.spectrum_dtype)
-        for p, m in zip(plus, minus, strict=True)
-    )
+    re, im = how.analyse(x)
     return re, im
 
 
@@ -194,22 +265,7 @@ def synthesis(how: Native, spectrum: Spectrum) -> jax.Array:
         inner = dataclasses.replace(how, samples=_two_axes(samples))
         re, im = (a.reshape(*inner.samples.box, n, c) for a in spectrum)
         return inner.synthesise(re, im).reshape(n, *samples.shape, c)
-    first, rest = _split_first(how)
-    re, im = (
-        _weighted(samples, a.astype(how.compute_dtype)).reshape(samples.box[0], -1, c)
-        for a in spectrum
-    )
-    limit = samples.modes[0]
-    p_re, p_im = re[: limit + 1], im[: limit + 1]
-    m_re, m_im = (_mirrored(samples, a) for a in (re, im))
-    a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
-    planes = (
-        first.synthesise(*(a[None] for a in part)).reshape(
-            *samples.box[1:], n * samples.shape[0], c
-        )
-        for part in (a_part, b_part)
-    )
-    return rest.synthesise(*planes).reshape(n, *samples.shape, c)
+    return how.synthesise(*spectrum)
 
 
 analysis.defvjp(lambda how, x: (analysis(how, x), None), lambda how, _, ct: (synthesis(how, ct),))
