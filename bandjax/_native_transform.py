@@ -69,13 +69,6 @@ class Native:
         """:func:`synthesis` of two or three axes, without its rule for derivatives."""
         return _synthesis(self)(re, im, *map(jnp.asarray, self.tables))[0]
 
-    def analyse_here(self, x: jax.Array) -> Arrays:
-        """The same of two axes, of one device's share."""
-        return _analysis_2d(self)(x, *map(jnp.asarray, self.tables))
-
-    def synthesise_here(self, re: jax.Array, im: jax.Array) -> jax.Array:
-        return _synthesis_2d(self)(re, im, *map(jnp.asarray, self.tables))[0]
-
 
 # Transforms of two or three axes; a single axis gets one of length 1 in front. Where the kernels
 # have two at most, the first of three is transformed for itself.
@@ -147,16 +140,16 @@ def _synthesis_2d(how: Native) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _analysis_3d(how: Native) -> Operation:
-    def by_axes(x: jax.Array, *_: jax.Array) -> Arrays:
-        n, c = x.shape[0], x.shape[-1]
-        first, rest = _split_first(how)
-        depth = samples.shape[0]
-        planes = rest.analyse_here(x.reshape(n * depth, *x.shape[2:]))
+    def by_axes(x: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+        n, depth, *_, c = x.shape
+        first, rest = map(_analysis_2d, _split_first(how))
+        planes = rest(x.reshape(n * depth, *x.shape[2:]), *tables)
         lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
-        (a_re, a_im), (b_re, b_im) = map(first.analyse_here, lines)
+        one = jnp.ones((1, 1), table0.dtype)
+        (a_re, a_im), (b_re, b_im) = (first(a, one, table0) for a in lines)
         plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
         re, im = (
-            _weighted(samples, jnp.concatenate([p[0], _negative(samples, m[0])]))
+            jnp.concatenate([p[0], _negative(samples, m[0])])
             .reshape(*samples.box, n, c)
             .astype(how.spectrum_dtype)
             for p, m in zip(plus, minus, strict=True)
@@ -175,24 +168,22 @@ def _analysis_3d(how: Native) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis_3d(how: Native) -> Operation:
-    def by_axes(re: jax.Array, im: jax.Array, *_: jax.Array) -> Arrays:
+    def by_axes(re: jax.Array, im: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[-2:]
-        first, rest = _split_first(how)
-        re, im = (
-            _weighted(samples, a.astype(how.compute_dtype)).reshape(samples.box[0], -1, c)
-            for a in (re, im)
-        )
+        first, rest = map(_synthesis_2d, _split_first(how))
+        one = jnp.ones((1, 1), table0.dtype)
+        re, im = (a.astype(how.compute_dtype).reshape(samples.box[0], -1, c) for a in (re, im))
         limit = samples.modes[0]
         p_re, p_im = re[: limit + 1], im[: limit + 1]
         m_re, m_im = (_mirrored(samples, a) for a in (re, im))
         a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
         planes = (
-            first.synthesise_here(*(a[None] for a in part)).reshape(
+            first(*(a[None] for a in part), one, table0)[0].reshape(
                 *samples.box[1:], n * samples.shape[0], c
             )
             for part in (a_part, b_part)
         )
-        return (rest.synthesise_here(*planes).reshape(n, *samples.shape, c),)
+        return (rest(*planes, *tables)[0].reshape(n, *samples.shape, c),)
 
     def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
         shape = (re.shape[-2], *samples.shape, re.shape[-1])
@@ -306,11 +297,6 @@ def _split_first(how: Native) -> tuple[Native, Native]:
         part(slice(1, 3), inverse=samples.inverse), how.sample_dtype, between, how.precision
     )
     return first, rest
-
-
-def _weighted(samples: Samples, spectrum: jax.Array) -> jax.Array:
-    """The weight of the first of three axes, which its transform leaves out."""
-    return spectrum / samples.grid[0] if samples.inverse else spectrum
 
 
 def _negative(samples: Samples, spectrum: jax.Array) -> jax.Array:
