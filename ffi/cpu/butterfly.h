@@ -1,6 +1,6 @@
 // Discrete Fourier transforms of few points, X[k] = sum over j of x[j] exp(-2 pi i j k / R), each
-// point a vector of real and one of imaginary parts. Everything is unrolled: indices and factors are
-// known to the compiler.
+// point a vector of real and one of imaginary parts. Everything is unrolled: indices and factors
+// are known to the compiler.
 #ifndef BANDJAX_FFI_CPU_BUTTERFLY_H_
 #define BANDJAX_FFI_CPU_BUTTERFLY_H_
 
@@ -158,7 +158,8 @@ BANDJAX_INLINE void ProductButterfly(Vec<A> (&re)[kP * kQ], Vec<A> (&im)[kP * kQ
     Butterfly<A, kQ>(line_re, line_im);
     Unrolled<0, kQ>([&](auto q) __attribute__((always_inline)) {
       constexpr int kRow = decltype(q)::value;
-      // With the renamed input, output k is k modulo kP of the first transform, modulo kQ of the other.
+      // With the renamed input, output k is k modulo kP of the first transform, modulo kQ of the
+      // other.
       constexpr int kOut = kRenamed ? Chinese(kAt, kP, kRow, kQ) : kAt + kP * kRow;
       re[kOut] = line_re[kRow], im[kOut] = line_im[kRow];
     });

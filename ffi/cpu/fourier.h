@@ -4,8 +4,8 @@
 // as the real and the imaginary part of one complex line, and told apart after it. The spectra of
 // the rows lie in a workspace by column: [frequency of the last axis][row][vector of channels], and
 // each column of it is a line of the axis before. Of three axes the columns of each plane go to a
-// second such workspace, whose lines are those of the first axis. The phases and weights of all axes
-// meet the spectrum, in one factor. The synthesis goes the other way.
+// second such workspace, whose lines are those of the first axis. The phases and weights of all
+// axes meet the spectrum, in one factor. The synthesis goes the other way.
 //
 // The real and the imaginary part changed places, a forward transform is an inverse one.
 #ifndef BANDJAX_FFI_CPU_FOURIER_H_
@@ -41,7 +41,7 @@ class Fourier {
   static constexpr int64_t kLane = kLanes<A>;
   static constexpr int64_t kWide = kPoint<A>;
   static constexpr int64_t kVectors = BANDJAX_BYTES < 64 ? 2 : 1;  // of an item
-  static constexpr int64_t kGap = kVectors * kWide;     // from one row of a column to the next
+  static constexpr int64_t kGap = kVectors * kWide;  // from one row of a column to the next
 
  public:
   Fourier(const FourierArgs& args, Pool* pool) : args_(args), pool_(pool) {}
@@ -448,8 +448,7 @@ class Fourier {
   void Solids() const {
     const int64_t items = args_.n * chunks_, pitch = Pitch(depth_);
     const int64_t plane = last_kept_ * Pitch(height_);
-    const int64_t bytes =
-        static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * pitch));
+    const int64_t bytes = static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * pitch));
     const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
     A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
     constexpr int64_t kColumnsEach = 8;
@@ -487,9 +486,8 @@ class Fourier {
   const int64_t last_kept_ = args_.kept[2], outer_kept_ = args_.kept[outer_axis_];
   // Of all axes but the outermost.
   const int64_t inner_kept_ = solid_ ? last_kept_ * args_.kept[1] : last_kept_;
-  const int64_t chunks_ = CeilDiv(args_.c, kVectors * kLane);
-  const int64_t room_ =
-      Max(args_.plans[0]->room, Max(args_.plans[1]->room, args_.plans[2]->room));
+  const int64_t chunks_ = CeilDiv(args_.c, kVectors* kLane);
+  const int64_t room_ = Max(args_.plans[0]->room, Max(args_.plans[1]->room, args_.plans[2]->room));
   const int64_t table_room_ =
       Max(TableScratch<A>(*args_.plans[0]),
           Max(TableScratch<A>(*args_.plans[1]), TableScratch<A>(*args_.plans[2])));

@@ -10,15 +10,15 @@
 namespace bandjax {
 namespace {
 
-// Of each radix that the kernels have, nanoseconds for each point of a pass (measured with vectors of
-// 8 floats; wider ones cost more, but so does everything that they are compared with).
+// Of each radix that the kernels have, nanoseconds for each point of a pass (measured with vectors
+// of 8 floats; wider ones cost more, but so does everything that they are compared with).
 struct RadixCost {
   int radix;
   double cost;
 };
-constexpr RadixCost kRadices[] = {{2, 0.87}, {3, 1.04},  {4, 1.09},  {5, 1.5},   {6, 1.7},
-                                  {7, 2.6},  {8, 2.1},   {9, 2.5},   {10, 2.2},  {11, 4.7},
-                                  {12, 2.3}, {13, 4.5},  {15, 2.7},  {16, 2.5}};
+constexpr RadixCost kRadices[] = {{2, 0.87}, {3, 1.04}, {4, 1.09}, {5, 1.5},  {6, 1.7},
+                                  {7, 2.6},  {8, 2.1},  {9, 2.5},  {10, 2.2}, {11, 4.7},
+                                  {12, 2.3}, {13, 4.5}, {15, 2.7}, {16, 2.5}};
 constexpr double kMultiply = 0.25;  // one multiply-add of a table with a vector
 constexpr double kMove = 1.5;       // to bring a point to its place, or from it
 constexpr double kPass = 0.3;       // of each pass, besides

@@ -1,9 +1,10 @@
 // What a fast Fourier transform of one axis needs besides its data, and when it pays.
 //
 // Sample j of an axis lies at point step (j - (n - 1) / 2) of a circle of `grid` points. With d the
-// greatest common divisor of step and grid, the samples lie on `length = grid / d` points alone: the
-// transform has that length, and frequencies which are equal modulo it fall into one slot. Sample j
-// is laid on slot (step / d) j, modulo length, so that the rest is a phase for each frequency.
+// greatest common divisor of step and grid, the samples lie on `length = grid / d` points alone:
+// the transform has that length, and frequencies which are equal modulo it fall into one slot.
+// Sample j is laid on slot (step / d) j, modulo length, so that the rest is a phase for each
+// frequency.
 #ifndef BANDJAX_FFI_CPU_FOURIER_PLAN_H_
 #define BANDJAX_FFI_CPU_FOURIER_PLAN_H_
 
@@ -33,7 +34,8 @@ std::vector<int> Radices(int64_t length);
 const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis);
 
 // Whether it pays to transform these axes (1 to 3 of them, that of half the frequencies last) by
-// the fast kernels; of each axis, whether by the fast transform. What the rule compares was measured.
+// the fast kernels; of each axis, whether by the fast transform. What the rule compares was
+// measured.
 bool ChooseFourier(const AxisShape* axes, int rank, bool* fast);
 
 }  // namespace bandjax

@@ -102,8 +102,7 @@ ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool ha
   if (rows.size() != 2) return Invalid("a table must have 2 axes");
   const int64_t limit = rows[0] / 2;
   if (samples < 1 || !HasShape(table, {2 * limit + 1, (samples + 1) / 2}) ||
-      (half ? kept != limit + 1
-            : kept > 2 * limit + 1 || kept < std::max<int64_t>(1, 2 * limit))) {
+      (half ? kept != limit + 1 : kept > 2 * limit + 1 || kept < std::max<int64_t>(1, 2 * limit))) {
     return Invalid("the tables do not fit the samples and the spectrum");
   }
   *shape = {0, 0, samples, limit, half, false};

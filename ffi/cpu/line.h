@@ -58,9 +58,9 @@ BANDJAX_NOINLINE void FastLine(const FourierPlan& plan, const A* twiddles, A* li
   for (int64_t pass = 0; pass < plan.passes; ++pass) {
     const int64_t radix = plan.radices[pass], blocks = plan.length / (radix * done);
     switch (radix) {
-#define BANDJAX_RADIX(r)                         \
-  case r:                                        \
-    PassOf<A, r>(line, blocks, done, twiddles);  \
+#define BANDJAX_RADIX(r)                        \
+  case r:                                       \
+    PassOf<A, r>(line, blocks, done, twiddles); \
     break;
       BANDJAX_RADIX(2)
       BANDJAX_RADIX(3)
@@ -136,7 +136,8 @@ BANDJAX_NOINLINE void TableSynthesis(const FourierPlan& plan, const A* table, A*
   Store<A>(sums + kLanes<A>, Load<A>(line + kLanes<A>));
   for (int64_t at = kPoint<A>; at < (limit + 1) * kPoint<A>; at += kLanes<A>) {
     const int64_t u = at / kPoint<A>;
-    const Vec<A> plus = Load<A>(line + at), minus = Load<A>(line + at + (slots - 2 * u) * kPoint<A>);
+    const Vec<A> plus = Load<A>(line + at),
+                 minus = Load<A>(line + at + (slots - 2 * u) * kPoint<A>);
     Store<A>(sums + at, plus + minus);
     Store<A>(gaps + at - kPoint<A>, plus - minus);
   }
