@@ -86,7 +86,7 @@ class Fourier {
   // Into the cache: what is far apart in memory, and wanted after the line in hand.
   template <int kWrite>
   static BANDJAX_INLINE void Fetch(const void* p) {
-    __builtin_prefetch(p, kWrite);
+    __builtin_prefetch(p, kWrite, 2);
   }
 
   // ------------------------------------------------------------------------------- one line
