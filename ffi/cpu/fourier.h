@@ -5,7 +5,8 @@
 // the rows lie in a workspace by column: [frequency of the last axis][row][vector of channels], and
 // each column of it is a line of the axis before. Of three axes the columns of each plane go to a
 // second such workspace, whose lines are those of the first axis. The phases and weights of all
-// axes meet the spectrum, in one factor. The synthesis goes the other way.
+// axes meet the spectrum, in one factor. The synthesis goes the other way. A single axis has no
+// rows to pair: its even and its odd points are the two parts.
 //
 // The real and the imaginary part changed places, a forward transform is an inverse one.
 #ifndef BANDJAX_FFI_CPU_FOURIER_H_
@@ -33,6 +34,15 @@ const A* FactorsOf(const FourierPlan& plan) {
     return plan.factors32;
   } else {
     return plan.factors64;
+  }
+}
+
+template <typename A>
+const A* TurnsOf(const FourierPlan& plan) {
+  if constexpr (sizeof(A) == 4) {
+    return plan.turns32;
+  } else {
+    return plan.turns64;
   }
 }
 
@@ -272,6 +282,13 @@ class Fourier {
     if constexpr (!kAnalysis) StoreColumn(outer_axis_, column, desk);
   }
 
+  // What an axis of one sample and one frequency, which is not transformed, multiplies by.
+  A Weight(int axis) const {
+    const A* table = static_cast<const A*>(args_.tables[axis]);
+    return args_.plans[axis]->fast || table == nullptr ? FactorsOf<A>(*args_.plans[axis])[0]
+                                                       : table[0];
+  }
+
   // The product of all axes' factors, for every frequency of the outermost axis.
   void SetFactors(int64_t at, A* factors) const {
     const A* last = FactorsOf<A>(last_) + 2 * (at % last_kept_);
@@ -279,7 +296,7 @@ class Fourier {
     if (solid_) {
       Times(args_.plans[1], args_.kept[1], at / last_kept_, &g_re, &g_im);
     } else {
-      Times(args_.plans[0], 1, 0, &g_re, &g_im);
+      g_re *= Weight(0), g_im *= Weight(0);
     }
     for (int64_t row = 0; row < outer_kept_; ++row) {
       A re = g_re, im = g_im;
@@ -298,69 +315,80 @@ class Fourier {
 
   // ----------------------------------------------------------------------------------- one axis
 
-  // Pairs of lines: what is one example and vector of channels, or the next, makes no difference.
+  // Each line for itself, for pairs would be of different examples or channels.
   void Lines() const {
     const int64_t chunks = CeilDiv(args_.c, kLane), lines = args_.n * chunks;
     constexpr int64_t kLinesEach = 4;
     ParallelFor(pool_, CeilDiv(lines, kLinesEach), [&](int64_t task) {
       Arena arena(pool_, DeskBytes());
       const Desk desk = TakeDesk(&arena);
-      const A* factors = FactorsOf<A>(last_);
       const int64_t end = Min(lines, (task + 1) * kLinesEach);
-      for (int64_t line = task * kLinesEach; line < end; line += 2) {
-        T* samples[2] = {};
-        int64_t valid[2], at[2];
-        for (int i = 0; i < 2 && line + i < end; ++i) {
-          const int64_t n = (line + i) / chunks, c = (line + i) % chunks * kLane;
-          samples[i] = static_cast<T*>(args_.samples) + n * last_.samples * args_.c + c;
-          valid[i] = args_.c - c, at[i] = n * args_.c + c;
-        }
-        LinePair(samples, valid, at, factors, desk);
+      for (int64_t line = task * kLinesEach; line < end; ++line) {
+        Line(line / chunks, line % chunks * kLane, desk);
       }
     });
   }
-  void LinePair(T* const (&samples)[2], const int64_t (&valid)[2], const int64_t (&at)[2],
-                const A* factors, const Desk& desk) const {
-    S* re = static_cast<S*>(args_.re);
-    S* im = static_cast<S*>(args_.im);
-    const int count = samples[1] == nullptr ? 1 : 2;
-    const A constant = FactorsOf<A>(outer_)[0] * FactorsOf<A>(*args_.plans[0])[0];
-    const int64_t step = args_.n * args_.c;
-    if constexpr (kAnalysis) {
-      for (int64_t j = 0; j < last_.samples; ++j) {
-        const int64_t from = j * args_.c;
-        Put(desk.line, last_.load_at[j], LoadUpTo<A>(samples[0] + from, valid[0]),
-            count > 1 ? LoadUpTo<A>(samples[1] + from, valid[1]) : Vec<A>{});
-      }
-      Clear(last_, desk.line);
-      Transform(2, desk);
-    }
-    for (int64_t u = 0; u <= last_.limit; ++u) {
-      const A f_re = factors[2 * u] * constant, f_im = factors[2 * u + 1] * constant;
+
+  void Line(int64_t n, int64_t c, const Desk& desk) const {
+    const int64_t valid = args_.c - c, step = args_.n * args_.c;
+    T* samples = static_cast<T*>(args_.samples) + n * last_.samples * args_.c + c;
+    S* re = static_cast<S*>(args_.re) + n * args_.c + c;
+    S* im = static_cast<S*>(args_.im) + n * args_.c + c;
+    const A* factors = FactorsOf<A>(last_);
+    const A* turns = TurnsOf<A>(last_);
+    const A others = Weight(0) * Weight(1);
+    if constexpr (kAnalysis) AnalyseLine(samples, valid, desk);
+    for (int64_t u = 0; u <= last_.limit; ++u, re += step, im += step) {
+      const A f_re = factors[2 * u] * others, f_im = factors[2 * u + 1] * others;
+      const A cosine = turns[2 * u], sine = turns[2 * u + 1];
       Vec<A> rows[4] = {};
-      if constexpr (kAnalysis) Part(desk.line, u, rows);
-      for (int i = 0; i < count; ++i) {
-        const int64_t to = u * step + at[i];
-        if constexpr (!kAnalysis) {
-          rows[2 * i] = LoadUpTo<A>(re + to, valid[i]);
-          rows[2 * i + 1] = LoadUpTo<A>(im + to, valid[i]);
+      if constexpr (kAnalysis) {
+        Part(desk.line, u, rows);
+        if (last_.halved) {  // the even points, and the odd ones turned by one
+          rows[0] += rows[2] * cosine + rows[3] * sine;
+          rows[1] += rows[3] * cosine - rows[2] * sine;
         }
-        const Vec<A> r = rows[2 * i], s = rows[2 * i + 1];
-        rows[2 * i] = r * f_re - s * f_im, rows[2 * i + 1] = r * f_im + s * f_re;
-        if constexpr (kAnalysis) {
-          StoreUpTo<A>(re + to, rows[2 * i], valid[i]);
-          StoreUpTo<A>(im + to, rows[2 * i + 1], valid[i]);
+        StoreUpTo<A>(re, rows[0] * f_re - rows[1] * f_im, valid);
+        StoreUpTo<A>(im, rows[0] * f_im + rows[1] * f_re, valid);
+      } else {
+        const Vec<A> r = LoadUpTo<A>(re, valid), i = LoadUpTo<A>(im, valid);
+        rows[0] = r * f_re - i * f_im, rows[1] = r * f_im + i * f_re;
+        if (last_.halved) {
+          rows[2] = rows[0] * cosine - rows[1] * sine;
+          rows[3] = rows[1] * cosine + rows[0] * sine;
         }
+        Join(desk.line, u, rows);
       }
-      if constexpr (!kAnalysis) Join(desk.line, u, rows);
     }
-    if constexpr (kAnalysis) return;
+    if constexpr (!kAnalysis) SynthesiseLine(samples, valid, desk);
+  }
+
+  void AnalyseLine(const T* samples, int64_t valid, const Desk& desk) const {
+    if (!last_.halved) {
+      AnalyseRows(samples, nullptr, valid, 0, desk);
+      return;
+    }
+    for (int64_t j = 0; j < last_.samples; ++j) {
+      const int32_t place = last_.load_at[j];
+      A* to = desk.line + (place < 0 ? ~place : place) * kLane;
+      const Vec<A> value = LoadUpTo<A>(samples + j * args_.c, valid);
+      Store<A>(to, place < 0 ? Load<A>(to) + value : value);
+    }
+    for (int64_t i = 0; i < last_.empties; ++i) {
+      Store<A>(desk.line + last_.empty[i] * kLane, Vec<A>{});
+    }
+    Transform(2, desk);
+  }
+  void SynthesiseLine(T* samples, int64_t valid, const Desk& desk) const {
+    if (!last_.halved) {
+      SynthesiseRows(samples, nullptr, valid, desk);
+      return;
+    }
     Clear(last_, desk.line);
     Transform(2, desk);
-    for (int64_t j = 0; j < last_.samples; ++j) {
-      const A* point = desk.line + last_.read_at[j] * kWide;
-      StoreUpTo<A>(samples[0] + j * args_.c, Load<A>(point + kLane), valid[0]);
-      if (count > 1) StoreUpTo<A>(samples[1] + j * args_.c, Load<A>(point), valid[1]);
+    for (int64_t j = 0; j < last_.samples; ++j) {  // The parts are exchanged.
+      StoreUpTo<A>(samples + j * args_.c, Load<A>(desk.line + (last_.read_at[j] ^ 1) * kLane),
+                   valid);
     }
   }
 

@@ -44,11 +44,16 @@ int64_t Kept(const AxisShape& shape) {
   return shape.half ? shape.limit + 1 : std::min(2 * shape.limit + 1, shape.grid);
 }
 
+// Whether a real line goes as a complex one of half the length.
+bool Halved(const AxisShape& shape, bool fast, bool alone) {
+  return fast && alone && Length(shape) % 2 == 0 && Length(shape) > 2;
+}
+
 // A plan and the memory that it points into.
 struct OwnedPlan : FourierPlan {
   std::vector<int32_t> load, read, nothing, passes_of;
-  std::vector<float> twiddles_single, factors_single;
-  std::vector<double> twiddles_double, factors_double;
+  std::vector<float> twiddles_single, factors_single, turns_single;
+  std::vector<double> twiddles_double, factors_double, turns_double;
 
   void Point() {
     load_at = load.data(), read_at = read.data();
@@ -56,8 +61,10 @@ struct OwnedPlan : FourierPlan {
     radices = passes_of.data(), passes = static_cast<int64_t>(passes_of.size());
     twiddles_single.assign(twiddles_double.begin(), twiddles_double.end());
     factors_single.assign(factors_double.begin(), factors_double.end());
+    turns_single.assign(turns_double.begin(), turns_double.end());
     twiddles32 = twiddles_single.data(), factors32 = factors_single.data();
     twiddles64 = twiddles_double.data(), factors64 = factors_double.data();
+    turns32 = turns_single.data(), turns64 = turns_double.data();
   }
 };
 
@@ -100,7 +107,7 @@ std::vector<double> Factors(const AxisShape& shape, bool fast, bool analysis) {
   for (int64_t u = 0; u <= shape.limit; ++u) {
     // Two lines are transformed as one complex line, and each has half of it.
     double weight = shape.half && (analysis || u > 0) ? 0.5 : 1, angle = 0;
-    if (fast || shape.limit == 0) {
+    if (fast) {
       if (shape.inverse) {
         weight *= shape.half && u > 0 && 2 * u != shape.grid ? 2.0 : 1.0;
         weight /= static_cast<double>(shape.grid);
@@ -114,11 +121,46 @@ std::vector<double> Factors(const AxisShape& shape, bool fast, bool analysis) {
   return factors;
 }
 
-std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis) {
+// Sets the places of samples and frequencies, given the slot of each and the place of each slot.
+void SetPlaces(const AxisShape& shape, bool analysis, const std::vector<int32_t>& samples,
+               const std::vector<int32_t>& frequencies, const std::vector<int32_t>& places,
+               OwnedPlan* plan) {
+  plan->read = analysis ? frequencies : samples;
+  plan->load = analysis ? samples : frequencies;
+  if (!plan->fast && analysis) return;  // The line of samples has no slots.
+  const int64_t limit = shape.limit;
+  // In the kernels' order: of half the frequencies u and -u together, of all of them -u behind.
+  std::vector<size_t> order;
+  if (analysis) {
+    for (size_t i = 0; i < samples.size(); ++i) order.push_back(i);
+  } else {
+    const bool nyquist_once = !shape.half && 2 * limit == shape.grid;
+    for (int64_t u = 0; u <= limit; ++u) {
+      order.push_back(2 * u);
+      if (shape.half && u > 0) order.push_back(2 * u + 1);
+    }
+    for (int64_t u = limit - nyquist_once; !shape.half && u > 0; --u) order.push_back(2 * u + 1);
+  }
+  const int32_t parts = plan->halved && analysis ? 2 : 1;
+  std::vector<bool> reached(parts * places.size());
+  for (int32_t& slot : plan->load) slot = parts * places[slot / parts] + slot % parts;
+  for (const size_t i : order) {
+    const int32_t place = plan->load[i];
+    if (reached[place]) plan->load[i] = ~place;
+    reached[place] = true;
+  }
+  for (size_t place = 0; place < reached.size(); ++place) {
+    if (!reached[place]) plan->nothing.push_back(static_cast<int32_t>(place));
+  }
+}
+
+std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis, bool alone) {
   auto plan = std::make_unique<OwnedPlan>();
   const int64_t n = shape.samples, limit = shape.limit;
+  const int64_t circle = fast ? Length(shape) : 2 * limit + 1;
   plan->samples = n, plan->limit = limit, plan->fast = fast;
-  const int64_t length = fast ? Length(shape) : 2 * limit + 1;
+  plan->halved = Halved(shape, fast, alone);
+  const int64_t length = plan->halved ? circle / 2 : circle;
   plan->length = length;
   plan->room = fast ? length : std::max(n, length);
 
@@ -133,41 +175,17 @@ std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis
 
   std::vector<int32_t> samples, frequencies;  // their slots
   for (int64_t j = 0; j < n; ++j) {
-    samples.push_back(
-        static_cast<int32_t>(fast ? shape.step * length / shape.grid % length * j % length : j));
+    const int64_t slot = fast ? shape.step * circle / shape.grid % circle * j % circle : j;
+    samples.push_back(static_cast<int32_t>(slot));
   }
-  const bool nyquist_once = !shape.half && 2 * limit == shape.grid;
   for (int64_t u = 0; u <= limit; ++u) {
     frequencies.push_back(static_cast<int32_t>(u % length));
     frequencies.push_back(static_cast<int32_t>((length - u % length) % length));
+    const double angle = 2 * M_PI * static_cast<double>(u) / static_cast<double>(circle);
+    plan->turns_double.push_back(std::cos(angle));
+    plan->turns_double.push_back(std::sin(angle));
   }
-  plan->read = analysis ? frequencies : samples;
-  plan->load = analysis ? samples : frequencies;
-  if (!fast && analysis) {  // The line of samples is no longer than its slots.
-    plan->Point();
-    return plan;
-  }
-  // In the kernels' order: of half the frequencies u and -u together, of all of them -u behind.
-  std::vector<size_t> order;
-  if (analysis) {
-    for (size_t i = 0; i < plan->load.size(); ++i) order.push_back(i);
-  } else {
-    for (int64_t u = 0; u <= limit; ++u) {
-      order.push_back(2 * u);
-      if (shape.half && u > 0) order.push_back(2 * u + 1);
-    }
-    for (int64_t u = limit - nyquist_once; !shape.half && u > 0; --u) order.push_back(2 * u + 1);
-  }
-  std::vector<bool> reached(length);
-  for (int32_t& slot : plan->load) slot = places[slot];
-  for (const size_t i : order) {
-    const int32_t place = plan->load[i];
-    if (reached[place]) plan->load[i] = ~place;
-    reached[place] = true;
-  }
-  for (int64_t place = 0; place < length; ++place) {
-    if (!reached[place]) plan->nothing.push_back(static_cast<int32_t>(place));
-  }
+  SetPlaces(shape, analysis, samples, frequencies, places, plan.get());
   plan->Point();
   return plan;
 }
@@ -192,15 +210,15 @@ std::vector<int> Radices(int64_t length) {
   return radices;
 }
 
-const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis) {
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool, bool, bool>;
+const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis, bool alone) {
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool, bool, bool, bool>;
   static std::mutex mutex;
   static auto* plans = new std::map<Key, std::unique_ptr<OwnedPlan>>;  // to the program's end
-  const Key key{shape.grid, shape.step,    shape.samples, shape.limit,
-                shape.half, shape.inverse, fast,          analysis};
+  const Key key{shape.grid,    shape.step, shape.samples, shape.limit, shape.half,
+                shape.inverse, fast,       analysis,      alone};
   std::lock_guard<std::mutex> lock(mutex);
   std::unique_ptr<OwnedPlan>& plan = (*plans)[key];
-  if (plan == nullptr) plan = Make(shape, fast, analysis);
+  if (plan == nullptr) plan = Make(shape, fast, analysis, alone);
   return plan.get();
 }
 
@@ -213,7 +231,9 @@ bool ChooseFourier(const AxisShape* axes, int rank, bool* fast) {
   for (int axis = rank - 1; axis >= 0; --axis) {
     const AxisShape& shape = axes[axis];
     lines /= static_cast<double>(shape.samples);
-    const double count = axis == rank - 1 ? lines / 2 : lines, slow = TableCost(shape);
+    // An odd line alone has no other for its imaginary part.
+    const bool single = lines == 1 && !Halved(shape, true, true);
+    const double count = axis == rank - 1 && !single ? lines / 2 : lines, slow = TableCost(shape);
     fast[axis] = FastCost(shape) < slow;
     any = any || fast[axis];
     fourier += count * (std::min(FastCost(shape), slow) +

@@ -31,7 +31,8 @@ std::vector<int> Radices(int64_t length);
 
 // The transform of an axis, from a cache that holds every plan for good. `fast` chooses between the
 // fast transform, for which Radices(grid / gcd(grid, step)) must not be empty, and the table.
-const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis);
+// `alone` tells that there is no other axis, whose lines would be transformed in pairs.
+const FourierPlan* PlanOf(const AxisShape& shape, bool fast, bool analysis, bool alone);
 
 // Whether it pays to transform these axes (1 to 3 of them, that of half the frequencies last) by
 // the fast kernels; of each axis, whether by the fast transform. What the rule compares was

@@ -126,17 +126,20 @@ ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool ha
 // The fast kernels want three axes, with axes of one sample and one frequency in front.
 void SetPlans(const AxisShape* axes, const bool* fast, const ffi::AnyBuffer* tables,
               const int64_t* kept, int rank, bool analysis, FourierArgs* args) {
+  const auto nothing = [&](int axis) {
+    return axes[axis].samples == 1 && kept[axis] == 1 && axes[axis].grid == 1;
+  };
+  bool alone = true;
+  for (int axis = 0; axis < rank - 1; ++axis) alone = alone && nothing(axis);
   int to = 2;
   for (int axis = rank - 1; axis >= 0; --axis) {
-    if (axis < rank - 1 && axes[axis].samples == 1 && kept[axis] == 1 && axes[axis].grid == 1) {
-      continue;
-    }
-    args->plans[to] = PlanOf(axes[axis], fast[axis], analysis);
+    if (axis < rank - 1 && nothing(axis)) continue;
+    args->plans[to] = PlanOf(axes[axis], fast[axis], analysis, alone);
     args->tables[to] = tables[axis].untyped_data();
     args->kept[to--] = kept[axis];
   }
   for (; to >= 0; --to) {
-    args->plans[to] = PlanOf({1, 1, 1, 0, false, false}, false, analysis);
+    args->plans[to] = PlanOf({1, 1, 1, 0, false, false}, false, analysis, false);
     args->kept[to] = 1;
   }
 }

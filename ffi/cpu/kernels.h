@@ -47,6 +47,10 @@ struct TransformArgs {
 struct FourierPlan {
   int64_t samples, limit, length, room;
   bool fast;  // by the fast transform, else by the table
+  // Whether a real line alone is one complex line of half the length: points 2 m of the circle are
+  // the real parts, 2 m + 1 the imaginary ones. Places of samples, and empty ones of an analysis,
+  // are then twice the point, plus one for the imaginary part.
+  bool halved;
   const int32_t* load_at;
   const int32_t* read_at;
   const int32_t* empty;
@@ -57,6 +61,9 @@ struct FourierPlan {
   // analysis) and weight: cosine and sine, or real and imaginary part, side by side.
   const float *twiddles32, *factors32;
   const double *twiddles64, *factors64;
+  // Of a halved line exp(-2 pi i u / (2 length)), for u = 0 .. U, as cosine and sine.
+  const float* turns32;
+  const double* turns64;
 };
 
 // Samples (n, size of axes 0 .. 2, c) and their spectrum (kept of axes 0 .. 2, n, c).
