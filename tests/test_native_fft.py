@@ -242,3 +242,17 @@ def test_results_do_not_depend_on_other_examples():
     alone = np.asarray(quick_jit(f)(x[:1]))
     assert np.array_equal(np.asarray(quick_jit(f)(x))[:1], alone)
     assert math.isfinite(float(np.abs(alone).max()))
+
+
+def test_nan_stays_in_its_example():
+    """Lines that share a complex transform are of one example and channel."""
+    x = np.ones((3, 400, 20), np.float32)
+    x[1, 7] = np.nan
+    w = jnp.ones((3, 20, 4), jnp.float32)
+
+    def f(x):
+        return bandjax.band_conv(x, w, bandjax.Compression(0.5), **chosen("native"))
+
+    y = np.asarray(quick_jit(f)(x))
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[[0, 2]]).all()
