@@ -51,13 +51,13 @@ def by_platform(
     platforms: Sequence[str] = ("cpu", "cuda"),
     aliases: dict[int, int] | None = None,
 ) -> Operation:
-    """The kernel on those platforms that have it, ``twin`` on the others.
+    """The kernel on those platforms that have it, ``fallback`` on the others.
 
     Args:
       target: name of the kernel.
-      out_types: tells, of a platform and the operands, the results, those of ``twin``, and then the
-        workspace.
-      twin: the same in XLA.
+      out_types: tells, of a platform and the operands, the results, those of ``fallback``, and then
+        the workspace.
+      fallback: the same in XLA.
       attributes: tells the handler's, of a platform and the type of the first operand.
       platforms: for which there is such a kernel.
       aliases: results, by operand, that share its memory.
@@ -93,16 +93,16 @@ def by_platform(
 
 
 def join_batch(spectrum: jax.Array) -> jax.Array:
-    """``(B, u, v, n, c)`` to ``(u, v, B * n, c)``."""
-    spectrum = jnp.moveaxis(spectrum, 0, 2)
-    u, v, size, n, c = spectrum.shape
-    return spectrum.reshape(u, v, size * n, c)
+    """``(B, *box, n, c)`` to ``(*box, B * n, c)``."""
+    size, n, c = spectrum.shape[0], *spectrum.shape[-2:]
+    spectrum = jnp.moveaxis(spectrum, 0, -3)
+    return spectrum.reshape(*spectrum.shape[:-3], size * n, c)
 
 
 def split_batch(spectrum: jax.Array, size: int, each: int) -> jax.Array:
-    """``(u, v, size * each, c)`` to ``(size, u, v, each, c)``; ``size`` may be 0."""
-    spectrum = spectrum.reshape(*spectrum.shape[:2], size, each, spectrum.shape[-1])
-    return jnp.moveaxis(spectrum, 2, 0)
+    """``(*box, size * each, c)`` to ``(size, *box, each, c)``."""
+    spectrum = spectrum.reshape(*spectrum.shape[:-2], size, each, spectrum.shape[-1])
+    return jnp.moveaxis(spectrum, -3, 0)
 
 
 def repeat(a: jax.Array, size: int) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Positions are measured from the middle of each axis, for there a real signal falls into an even and
 an odd half. Spectra so differ by a phase for each frequency from those of
-:mod:`bandjax._transform`, and the filter's positions make up for it.
+:mod:`bandjax._spectra.transform`, and the filter's positions make up for it.
 """
 
 from __future__ import annotations
@@ -46,31 +46,66 @@ class NativeTransformSpec:
         return np.dtype(np.float64 if self.sample_dtype == np.float64 else np.float32)
 
     @property
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """The folded tables of the two axes."""
-        first, second = (_table(self.dft, axis, self.compute_dtype) for axis in (0, 1))
-        return first, second
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """The folded table of every axis."""
+        axes = range(len(self.dft.grid))
+        return tuple(_table(self.dft, axis, self.compute_dtype) for axis in axes)
+
+    def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """What tells the CPU's kernels of the tables, that they may transform without them."""
+        if platform != "cpu":
+            return {}
+        grid, steps = self.dft.grid, (points.step for points in self.dft.points)
+        return {
+            "grid": np.array(grid, np.int64),
+            "steps": np.fromiter(steps, np.int64),
+            "inverse": self.dft.inverse,
+        }
 
     def einsum(self, pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(pattern, a, b, precision=self.precision)
 
     def analyse(self, x: jax.Array) -> Arrays:
-        """:func:`analysis` of two axes, without its rule for derivatives."""
-        return _analysis_2d(self)(x, *map(jnp.asarray, self.tables))
+        """:func:`analysis` of two or three axes, without its rule for derivatives."""
+        return _analysis(self)(x, *map(jnp.asarray, self.tables))
 
     def synthesise(self, re: jax.Array, im: jax.Array) -> jax.Array:
-        """:func:`synthesis` of two axes, without its rule for derivatives."""
-        return _synthesis_2d(self)(re, im, *map(jnp.asarray, self.tables))[0]
+        """:func:`synthesis` of two or three axes, without its rule for derivatives."""
+        return _synthesis(self)(re, im, *map(jnp.asarray, self.tables))[0]
 
 
-# Transforms of the last two axes. A single axis gets one of length 1 in front; of three the first
-# is transformed for itself.
+# Transforms of two or three axes; a single axis gets one of length 1 in front. Where the kernels
+# have two at most, the first of three is transformed for itself.
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis(spec: NativeTransformSpec) -> Operation:
+    solid = len(spec.dft.grid) == 3
+    return partitioned(
+        _analysis_3d(spec) if solid else _analysis_2d(spec),
+        "n d h w c, o l, p q, r s -> t u v n c, t u v n c"
+        if solid
+        else "n h w c, p q, r s -> u v n c, u v n c",
+        shared="nc",
+        batching=_analyse_batch,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis(spec: NativeTransformSpec) -> Operation:
+    solid = len(spec.dft.grid) == 3
+    return partitioned(
+        _synthesis_3d(spec) if solid else _synthesis_2d(spec),
+        "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
+        if solid
+        else "u v n c, u v n c, p q, r s -> n h w c",
+        shared="nc",
+        batching=_synthesise_batch,
+    )
 
 
 @functools.lru_cache(maxsize=1024)
 def _analysis_2d(spec: NativeTransformSpec) -> Operation:
-    """Analysis of two axes: the kernel, its XLA fallback, and their rules."""
-
     def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         x = x.astype(spec.compute_dtype)
         re1, im1 = _matrix(table1, x.shape[2], box[1], half=True)
@@ -85,18 +120,11 @@ def _analysis_2d(spec: NativeTransformSpec) -> Operation:
         return (part, part), ()
 
     box = spec.dft.box
-    return partitioned(
-        by_platform("analysis", out_types, fallback),
-        "n h w c, p q, r s -> u v n c, u v n c",
-        shared="nc",
-        batching=_analyse_batch,
-    )
+    return by_platform("analysis", out_types, fallback, attributes=spec.attributes)
 
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
-    """Synthesis of two axes: the kernel, its XLA fallback, and their rules."""
-
     def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         re, im = re.astype(spec.compute_dtype), im.astype(spec.compute_dtype)
         re0, im0 = _matrix(table0, shape[0], box[0])
@@ -111,11 +139,63 @@ def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
         return (jax.ShapeDtypeStruct(dft, spec.sample_dtype),), ()
 
     box, shape = spec.dft.box, spec.dft.shape
-    return partitioned(
-        by_platform("synthesis", out_types, fallback),
-        "u v n c, u v n c, p q, r s -> n h w c",
-        shared="nc",
-        batching=_synthesise_batch,
+    return by_platform("synthesis", out_types, fallback, attributes=spec.attributes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis_3d(spec: NativeTransformSpec) -> Operation:
+    def by_axes(x: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+        n, depth, *_, c = x.shape
+        first, rest = map(_analysis_2d, _split_first(spec))
+        planes = rest(x.reshape(n * depth, *x.shape[2:]), *tables)
+        lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
+        one = jnp.ones((1, 1), table0.dtype)
+        (a_re, a_im), (b_re, b_im) = (first(a, one, table0) for a in lines)
+        plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
+        re, im = (
+            jnp.concatenate([p[0], _negative(dft, m[0])])
+            .reshape(*dft.box, n, c)
+            .astype(spec.spectrum_dtype)
+            for p, m in zip(plus, minus, strict=True)
+        )
+        return re, im
+
+    def out_types(platform: str, x: jax.Array, *_: jax.Array) -> Any:
+        part = jax.ShapeDtypeStruct((*dft.box, x.shape[0], x.shape[-1]), spec.spectrum_dtype)
+        return (part, part), ()
+
+    dft = spec.dft
+    return by_platform(
+        "analysis", out_types, by_axes, attributes=spec.attributes, platforms=("cpu",)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
+    def by_axes(re: jax.Array, im: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+        n, c = re.shape[-2:]
+        first, rest = map(_synthesis_2d, _split_first(spec))
+        one = jnp.ones((1, 1), table0.dtype)
+        re, im = (a.astype(spec.compute_dtype).reshape(dft.box[0], -1, c) for a in (re, im))
+        limit = dft.modes[0]
+        p_re, p_im = re[: limit + 1], im[: limit + 1]
+        m_re, m_im = (_mirrored(dft, a) for a in (re, im))
+        a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
+        planes = (
+            first(*(a[None] for a in part), one, table0)[0].reshape(
+                *dft.box[1:], n * dft.shape[0], c
+            )
+            for part in (a_part, b_part)
+        )
+        return (rest(*planes, *tables)[0].reshape(n, *dft.shape, c),)
+
+    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
+        shape = (re.shape[-2], *dft.shape, re.shape[-1])
+        return (jax.ShapeDtypeStruct(shape, spec.sample_dtype),), ()
+
+    dft = spec.dft
+    return by_platform(
+        "synthesis", out_types, by_axes, attributes=spec.attributes, platforms=("cpu",)
     )
 
 
@@ -136,9 +216,9 @@ def _matrix(
 
 
 def _analyse_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
-    x, *tables = args
-    n, *rest = x.shape[1:]
-    return tuple(split_batch(a, size, n) for a in f(x.reshape(size * n, *rest), *tables))
+    x, *rest = args
+    n, *sizes = x.shape[1:]
+    return tuple(split_batch(a, size, n) for a in f(x.reshape(size * n, *sizes), *rest))
 
 
 def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
@@ -168,18 +248,7 @@ def analysis(spec: NativeTransformSpec, x: Float[Array, "N *spatial C"]) -> Inpu
         spectrum = inner.analyse(x.reshape(n, *inner.dft.shape, c))
         re, im = (a.reshape(*dft.box, n, c) for a in spectrum)
         return re, im
-    first, rest = _split_first(spec)
-    depth = dft.shape[0]
-    planes = rest.analyse(x.reshape(n * depth, *x.shape[2:]))
-    lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
-    (a_re, a_im), (b_re, b_im) = map(first.analyse, lines)
-    plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
-    re, im = (
-        _weighted(dft, jnp.concatenate([p[0], _negative(dft, m[0])]))
-        .reshape(*dft.box, n, c)
-        .astype(spec.spectrum_dtype)
-        for p, m in zip(plus, minus, strict=True)
-    )
+    re, im = spec.analyse(x)
     return re, im
 
 
@@ -192,19 +261,7 @@ def synthesis(spec: NativeTransformSpec, spectrum: InputSpectrum) -> Float[Array
         inner = dataclasses.replace(spec, dft=_two_axes(dft))
         re, im = (a.reshape(*inner.dft.box, n, c) for a in spectrum)
         return inner.synthesise(re, im).reshape(n, *dft.shape, c)
-    first, rest = _split_first(spec)
-    re, im = (
-        _weighted(dft, a.astype(spec.compute_dtype)).reshape(dft.box[0], -1, c) for a in spectrum
-    )
-    limit = dft.modes[0]
-    p_re, p_im = re[: limit + 1], im[: limit + 1]
-    m_re, m_im = (_mirrored(dft, a) for a in (re, im))
-    a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
-    planes = (
-        first.synthesise(*(a[None] for a in part)).reshape(*dft.box[1:], n * dft.shape[0], c)
-        for part in (a_part, b_part)
-    )
-    return rest.synthesise(*planes).reshape(n, *dft.shape, c)
+    return spec.synthesise(*spectrum)
 
 
 analysis.defvjp(
@@ -247,11 +304,6 @@ def _split_first(spec: NativeTransformSpec) -> tuple[NativeTransformSpec, Native
         part(slice(1, 3), inverse=dft.inverse), spec.sample_dtype, between, spec.precision
     )
     return first, rest
-
-
-def _weighted(dft: PartialDFT, spectrum: jax.Array) -> jax.Array:
-    """The weight of the first of three axes, which its transform leaves out."""
-    return spectrum / dft.grid[0] if dft.inverse else spectrum
 
 
 def _negative(dft: PartialDFT, spectrum: jax.Array) -> jax.Array:
