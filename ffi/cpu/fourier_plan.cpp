@@ -10,33 +10,47 @@
 namespace bandjax {
 namespace {
 
-// Of each radix that the kernels have, nanoseconds for each point of a pass (measured with vectors
-// of 8 floats; wider ones cost more, but so does everything that they are compared with).
+// Of each radix that the kernels have, nanoseconds for each point of a first pass, which has no
+// factors, and of a later one (measured with vectors of 8 floats; wider ones cost more, but so does
+// everything that they are compared with).
 struct RadixCost {
   int radix;
-  double cost;
+  double first, later;
 };
-constexpr RadixCost kRadices[] = {{2, 0.87}, {3, 1.04}, {4, 1.09}, {5, 1.5},  {6, 1.7},
-                                  {7, 2.6},  {8, 2.1},  {9, 2.5},  {10, 2.2}, {11, 4.7},
-                                  {12, 2.3}, {13, 4.5}, {15, 2.7}, {16, 2.5}};
+constexpr RadixCost kRadices[] = {{2, 0.8, 1.2},  {3, 0.95, 1.45}, {4, 0.8, 1.3},  {5, 1.2, 1.8},
+                                  {6, 1.1, 2.0},  {7, 2.3, 3.0},   {8, 1.35, 2.0}, {9, 1.7, 2.7},
+                                  {10, 1.5, 3.2}, {11, 3.6, 5.2},  {12, 1.6, 3.0}, {13, 3.5, 5.2},
+                                  {15, 1.7, 3.1}, {16, 1.9, 3.3}};
 constexpr double kMultiply = 0.25;  // one multiply-add of a table with a vector
 constexpr double kMove = 1.5;       // to bring a point to its place, or from it
-constexpr double kPass = 0.3;       // of each pass, besides
 constexpr double kGain = 0.85;      // the share of a table's cost from which on the rule leaves it
 
-// The cheapest product of radices, and its cost for each number; infinite where there is none.
-double Cheapest(int64_t length, std::map<int64_t, std::pair<double, int>>* known) {
+using Known = std::map<int64_t, std::pair<double, int>>;
+
+// The cheapest product of later radices, and its cost for each point; infinite where there is none.
+double LaterCost(int64_t length, Known* known) {
   if (length == 1) return 0;
   const auto found = known->find(length);
   if (found != known->end()) return found->second.first;
   std::pair<double, int> best{INFINITY, 0};
   for (const RadixCost& one : kRadices) {
     if (length % one.radix != 0) continue;
-    const double cost = kPass + one.cost + Cheapest(length / one.radix, known);
+    const double cost = one.later + LaterCost(length / one.radix, known);
     if (cost < best.first) best = {cost, one.radix};
   }
   (*known)[length] = best;
   return best.first;
+}
+
+// The same of all passes.
+double Cheapest(int64_t length, Known* known, int* first) {
+  double best = INFINITY;
+  for (const RadixCost& one : kRadices) {
+    if (length % one.radix != 0) continue;
+    const double cost = one.first + LaterCost(length / one.radix, known);
+    if (cost < best) best = cost, *first = one.radix;
+  }
+  return best;
 }
 
 int64_t Length(const AxisShape& shape) { return shape.grid / std::gcd(shape.grid, shape.step); }
@@ -193,8 +207,9 @@ std::unique_ptr<OwnedPlan> Make(const AxisShape& shape, bool fast, bool analysis
 // Nanoseconds of one complex line.
 double FastCost(const AxisShape& shape) {
   if (shape.grid < 1 || shape.limit == 0) return INFINITY;
-  std::map<int64_t, std::pair<double, int>> known;
-  return static_cast<double>(Length(shape)) * Cheapest(Length(shape), &known);
+  Known known;
+  int first = 0;
+  return static_cast<double>(Length(shape)) * Cheapest(Length(shape), &known, &first);
 }
 double TableCost(const AxisShape& shape) {
   return kMultiply * static_cast<double>((2 * shape.limit + 1) * shape.samples);
@@ -203,10 +218,15 @@ double TableCost(const AxisShape& shape) {
 }  // namespace
 
 std::vector<int> Radices(int64_t length) {
-  std::map<int64_t, std::pair<double, int>> known;
+  Known known;
   std::vector<int> radices;
-  if (length < 1 || std::isinf(Cheapest(length, &known))) return radices;
-  for (; length > 1; length /= radices.back()) radices.push_back(known[length].second);
+  int first = 0;
+  if (length < 2 || std::isinf(Cheapest(length, &known, &first))) return radices;
+  radices.push_back(first);
+  for (length /= first; length > 1; length /= radices.back()) {
+    LaterCost(length, &known);
+    radices.push_back(known[length].second);
+  }
   return radices;
 }
 
