@@ -1,14 +1,21 @@
-"""JAX settings that hold for every test."""
+"""JAX settings that hold for every test, and the choice of tests."""
 
 from __future__ import annotations
 
 import os
 
+import effort
+
 DEVICES = 8
 
-# XLA reads its flags once, when the backend starts, hence before anything imports JAX.
+# XLA reads its flags once, when the backend starts, hence before anything imports JAX. What the
+# environment gave comes last, and counts.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={DEVICES}"]
+    [
+        f"--xla_force_host_platform_device_count={DEVICES}",
+        *effort.flags(),
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 ).strip()
 
 import jax  # noqa: E402
@@ -23,29 +30,3 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
-
-
-def pytest_addoption(parser):
-    parser.addoption(
-        "--sweep-every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of the parts of each random sweep run every N-th alone, and deselect the others",
-    )
-
-
-def pytest_collection_modifyitems(config, items):
-    every = config.getoption("--sweep-every")
-    seen: dict[str, int] = {}
-    kept, dropped = [], []
-    for item in items:
-        if "random_configurations" not in item.name:
-            kept.append(item)
-            continue
-        sweep = item.nodeid.partition("[")[0]
-        seen[sweep] = seen.get(sweep, -1) + 1
-        (dropped if seen[sweep] % every else kept).append(item)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = kept

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, chosen, quick_jit
+from calls import METHODS, chosen
 
 import bandjax
 
@@ -41,7 +41,7 @@ def run(x, kernel, method):
         y, back = jax.vjp(lambda *args: call(*args, method), x, kernel)
         return y, *back(y)
 
-    return quick_jit(both)(x, kernel)
+    return jax.jit(both)(x, kernel)
 
 
 def expected(x, kernel, y):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import HERE, METHODS, chosen, quick_jit
+from calls import HERE, METHODS, chosen
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -52,7 +52,7 @@ def smallest_box(x, grid, share, bound):
     return found[1] if found else tuple(bound), gap
 
 
-@functools.partial(quick_jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
 def boxes(inputs, kernel, band):
     def box(x):
         return bandjax.band_conv(x, kernel, band, method="fft", return_modes=True)[1]
@@ -161,7 +161,7 @@ def test_it_is_the_convolution_on_the_box_that_it_found(x_shape, kernel_shape, a
 
     methods = [method for method in HERE if method != "auto"]
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         cut = [[f(x, kernel) for f in derivatives(band, method)] for method in methods]
         return cut, [f(x, kernel) for f in derivatives(bandjax.Modes(*modes), "fft")]
@@ -200,11 +200,11 @@ def test_what_it_keeps(method, residual_dtype):
         )
         assert kept == of_bound + 4
     gradient = functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
-    plain, modes = quick_jit(gradient(loss))(kernel, x)
-    again, _ = quick_jit(gradient(remat))(kernel, x)
+    plain, modes = jax.jit(gradient(loss))(kernel, x)
+    again, _ = jax.jit(gradient(remat))(kernel, x)
     for value, wanted in zip(again, plain, strict=True):
         assert np.abs(value - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    on_box = quick_jit(gradient(functools.partial(loss, band=bandjax.Modes(*map(int, modes)))))
+    on_box = jax.jit(gradient(functools.partial(loss, band=bandjax.Modes(*map(int, modes)))))
     tolerance = {None: 1e-5, jnp.bfloat16: 2e-2, jnp.int8: 3e-2}[residual_dtype]
     for value, wanted in zip(plain, on_box(kernel, x)[0], strict=True):
         assert np.abs(value - wanted).max() <= tolerance * np.abs(wanted).max()
@@ -244,7 +244,7 @@ def test_a_filter_spectrum_that_is_kept(method):
             )
             return jnp.sum(jnp.sin(y))
 
-        return quick_jit(jax.grad(loss, (0, 1)))(
+        return jax.jit(jax.grad(loss, (0, 1)))(
             jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
         )
 
@@ -262,7 +262,7 @@ def test_each_element_of_a_vmap_finds_its_own():
         def f(x, method=method):
             return bandjax.band_conv(x, kernel, band, **chosen(method), return_modes=True)
 
-        y, modes = quick_jit(jax.vmap(f))(x)
+        y, modes = jax.jit(jax.vmap(f))(x)
         assert tuple(modes[0]) != tuple(modes[1])
         for i in range(2):
             alone, found = f(x[i])
@@ -287,10 +287,10 @@ def test_a_sharded_batch_has_one_box(method, kind):
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
 
-    expected = quick_jit(run)(x, kernel)
+    expected = jax.jit(run)(x, kernel)
     with jax.set_mesh(mesh):
         spread = jax.device_put(x, NamedSharding(mesh, P("batch")))
-        actual = quick_jit(run)(spread, jax.device_put(kernel, NamedSharding(mesh, P())))
+        actual = jax.jit(run)(spread, jax.device_put(kernel, NamedSharding(mesh, P())))
     for value, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.abs(value - wanted).max() <= 1e-6
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import HERE, METHODS, band_of, chosen, convolution, quick_jit
+from calls import HERE, METHODS, band_of, chosen, convolution
 from jax.test_util import check_grads
 
 import bandjax
@@ -73,7 +73,7 @@ def test_vector_jacobian_products_of_random_configurations(first):
         expected_kernel = np.tensordot(g, by_kernel, (every, every))
         calls = {m: convolution(config, band_of(config), m) for m in HERE}
 
-        @quick_jit
+        @jax.jit
         def run(x, kernel, g, calls=calls):
             return {m: jax.vjp(call, x, kernel)[1](g) for m, call in calls.items()}
 
@@ -104,7 +104,7 @@ def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
     def linear(x, kernel):
         return jnp.sum(f(x, kernel) * g)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         return (
             jax.jacrev(f, (0, 1))(x, kernel),
@@ -161,7 +161,7 @@ def test_the_gradient_of_the_kernel_uses_the_band_alone(method):
     def f(x, kernel):
         return bandjax.band_conv(x, kernel, bandjax.Modes(2), padding="CIRCULAR", **chosen(method))
 
-    dx, dkernel = quick_jit(lambda x, w, g: jax.vjp(f, x, w)[1](g))(tone, kernel, g)
+    dx, dkernel = jax.jit(lambda x, w, g: jax.vjp(f, x, w)[1](g))(tone, kernel, g)
     assert np.abs(dkernel).max() <= 1e-13
     spectrum = np.fft.rfft(np.asarray(dx), axis=1)
     assert np.abs(spectrum[:, 3:]).max() <= 1e-13

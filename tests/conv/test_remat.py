@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, chosen, native, quick_jit
+from calls import METHODS, chosen, native
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -69,7 +69,7 @@ def test_gradients_are_those_without(residual_dtype, method, whole, way):
     f = block(method, residual_dtype)
     plain = jax.value_and_grad(chain(f), (0, 1))
     spared = jax.value_and_grad(way(chain(f)) if whole else chain(way(f)), (0, 1))
-    assert_same(*quick_jit(lambda *args: (spared(*args), plain(*args)))(*data()))
+    assert_same(*jax.jit(lambda *args: (spared(*args), plain(*args)))(*data()))
 
 
 def saved(f, *args):
@@ -165,7 +165,7 @@ def test_scan_over_blocks(way):
 
     f = block("auto")
     expected = jax.grad(chain(f), (0, 1))(kernels, x)
-    assert_same(quick_jit(jax.grad(loss(way(f)), (0, 1)))(kernels, x), expected)
+    assert_same(jax.jit(jax.grad(loss(way(f)), (0, 1)))(kernels, x), expected)
     shapes = [shape for shape, _ in saved(loss(way(f)), kernels, x) if len(shape) == 5]
     modes = bandjax.conv_geometry(x.shape, kernels.shape[1:], BAND).modes
     # Stacked by the scan: the two parts of the spectra.
@@ -186,7 +186,7 @@ def test_accumulated_gradients(way):
 
     # The loss is a sum over examples, but for the means over each part.
     expected = sum(jax.grad(loss)(kernels, part) for part in parts)
-    assert_same(quick_jit(lambda: accumulated(way(loss)))(), expected)
+    assert_same(jax.jit(lambda: accumulated(way(loss)))(), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -198,9 +198,7 @@ def test_vmap(method):
     def step(f):
         return jax.vmap(jax.grad(chain(f), (0, 1)), (None, 0))
 
-    assert_same(
-        *quick_jit(lambda *a: (step(bandjax.checkpoint(f))(*a), step(f)(*a)))(kernels, many)
-    )
+    assert_same(*jax.jit(lambda *a: (step(bandjax.checkpoint(f))(*a), step(f)(*a)))(kernels, many))
 
 
 def test_higher_derivatives_are_refused_with_the_way_out():
@@ -251,7 +249,7 @@ def test_shard_map(method):
         )
 
     f = block(method)
-    both = quick_jit(lambda *args: (step(bandjax.checkpoint(f))(*args), step(f)(*args)))
+    both = jax.jit(lambda *args: (step(bandjax.checkpoint(f))(*args), step(f)(*args)))
     assert_same(*both(kernels, x))
 
 
@@ -284,7 +282,7 @@ def through(transformation):
             y = call(layer, y)
         return jnp.sum(y**2), (y, nnx.state(model, nnx.Not(nnx.Param)))
 
-    (value, (y, state)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params, rest)
+    (value, (y, state)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, rest)
     state = [
         jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
         for a in jax.tree.leaves(state)
@@ -355,7 +353,7 @@ def test_statistics_masks_and_values_of_linen():
             )
             return jnp.sum(y**2), (y, state)
 
-        return quick_jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     # The names of the two modules differ, not their parameters.
     (value, (y, state)), gradient = step(spared)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, PLAIN, chosen, export_checks, quick_jit
+from calls import METHODS, PLAIN, chosen, export_checks
 from flax import nnx
 
 import bandjax
@@ -33,7 +33,7 @@ def normal(seed, *shape, dtype=None):
 def test_jit_traces_once(method):
     traces = []
 
-    @quick_jit
+    @jax.jit
     def step(x, kernel):
         traces.append(None)
         return jax.grad(lambda *args: jnp.sum(conv(*args, method) ** 2), (0, 1))(x, kernel)
@@ -51,7 +51,7 @@ def test_a_new_but_equal_callable_does_not_retrace():
         spec = ("NXC", "XIO", "NXC")
         return hook(x, kernel, (1,), "SAME", dimension_numbers=spec)
 
-    step = quick_jit(step, static_argnums=0)
+    step = jax.jit(step, static_argnums=0)
     x, kernel = normal(0, 2, 9, 3), normal(1, 3, 3, 4)
     for _ in range(3):
         step(bandjax.conv_general_dilated(bandjax.Compression(0.5)), x, kernel)
@@ -126,7 +126,7 @@ def test_vmap_is_a_loop(method):
     def f(x, kernel):
         return conv(x, kernel, method)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         over_input = jax.vmap(f, (0, None))(x, kernel[0])
         over_kernel = jax.vmap(f, (None, 0))(x[0], kernel)
@@ -153,7 +153,7 @@ def test_gradients_under_vmap_are_a_loop(axes, method):
     grad = jax.grad(lambda *args: jnp.sum(jnp.sin(conv(*args, method))), (0, 1))
     arguments = [v if axis == 0 else v[0] for v, axis in zip((x, kernel), axes, strict=True)]
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         loop = [
             grad(*(v[i] if axis == 0 else v for v, axis in zip((x, kernel), axes, strict=True)))
@@ -171,7 +171,7 @@ def test_gradients_under_vmap_are_a_loop(axes, method):
 def test_gradient_of_a_vmapped_loss(method):
     x, kernel = normal(0, 3, 4, 5, 2), normal(1, 2, 2, 2, 3)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         def f(x, kernel):
             return conv(x, kernel, method)
@@ -213,7 +213,7 @@ def test_scan_and_remat_are_a_loop(method):
     def by_remat(x, kernels):
         return by_scan(x, kernels, jax.checkpoint(layer))
 
-    @quick_jit
+    @jax.jit
     def run(x, kernels):
         return [jax.value_and_grad(f, (0, 1))(x, kernels) for f in (by_loop, by_scan, by_remat)]
 
@@ -231,7 +231,7 @@ def test_scan_and_remat_are_a_loop(method):
 def test_any_number_of_batch_dimensions(method):
     x, kernel = normal(0, 2, 3, 4, 5, 2), normal(1, 2, 3, 2, 3)
 
-    @quick_jit
+    @jax.jit
     def run(x):
         shapes = ((6, 4, 5, 2), x.shape, (1, 2, 1, 3, 4, 5, 2))
         one = conv(x[1, 2], kernel, method)
@@ -252,7 +252,7 @@ def test_any_number_of_batch_dimensions(method):
 def test_a_batch_of_zero_is_empty(band, batch, method):
     x, kernel = normal(0, *batch, 6, 5, 2), normal(1, 3, 3, 2, 4)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         y, back = jax.vjp(lambda *a: bandjax.band_conv(*a, band, **chosen(method)), x, kernel)
         return y, *back(y)
@@ -274,7 +274,7 @@ def test_a_batch_of_zero_is_empty(band, batch, method):
 def test_what_is_not_finite_propagates(band, value, method):
     x, kernel = normal(0, 2, 6, 5, 2), normal(1, 3, 3, 2, 3)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         dense = bandjax.band_conv(x, kernel, method="direct")
         return bandjax.band_conv(x, kernel, band, **chosen(method)), dense
@@ -297,7 +297,7 @@ def test_what_is_not_finite_propagates(band, value, method):
 def test_gradients_of_what_is_not_finite(method):
     x, kernel = normal(0, 2, 6, 5, 2), normal(1, 3, 3, 2, 3)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         return jax.grad(lambda *args: jnp.sum(conv(*args, method) ** 2), (0, 1))(x, kernel)
 
@@ -323,7 +323,7 @@ def test_forward_mode_raises_the_error_of_jax(band, method):
     if band is not None:
         with pytest.raises(TypeError, match=r"forward-mode.*custom_vjp"):
             jax.hessian(loss)(x)
-    hessian = quick_jit(jax.jacrev(jax.jacrev(loss)))(x)
+    hessian = jax.jit(jax.jacrev(jax.jacrev(loss)))(x)
     matrix = np.asarray(hessian).reshape(x.size, x.size)
     assert oracle.gap(matrix, matrix.T) <= 1e-5
     # The loss is a quadratic form: x H x = 2 loss.
@@ -343,7 +343,7 @@ def test_third_order(method):
     def along(f):
         return lambda kernel: jnp.vdot(jax.grad(f)(kernel), kernel)
 
-    @quick_jit
+    @jax.jit
     def run(kernel):
         return [along(loss)(kernel), along(along(loss))(kernel), along(along(along(loss)))(kernel)]
 

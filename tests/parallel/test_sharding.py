@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, PLAIN, chosen, native, quick_jit
+from calls import METHODS, PLAIN, chosen, native
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,7 +54,7 @@ def step(band, method):
 @functools.cache
 def one_device(band):
     """The same step on one device, by the method that the other tests hold to the oracle."""
-    return quick_jit(step(band, "fft"))(*data())
+    return jax.jit(step(band, "fft"))(*data())
 
 
 def assert_same(actual, expected):
@@ -126,7 +126,7 @@ def test_shard_map_with_the_loss_averaged_inside(band, method, kind):
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, P("batch")))
     kernel = jax.device_put(kernel, NamedSharding(mesh, P()))
-    assert_same(quick_jit(mapped)(x, kernel), one_device(band))
+    assert_same(jax.jit(mapped)(x, kernel), one_device(band))
 
 
 @pytest.mark.parametrize(("method", "kind"), METHODS_AND_MESHES)
@@ -149,7 +149,7 @@ def test_gradient_of_a_shard_map(method, kind):
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, P("batch")))
     kernel = jax.device_put(kernel, NamedSharding(mesh, P()))
-    actual = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+    actual = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
     assert_same(actual, one_device(band))
 
 
@@ -168,8 +168,8 @@ def test_shard_map_with_a_kernel_for_each_device(method):
         out_specs=P("batch"),
     )
     pairs = x.reshape(8, 2, *x.shape[1:])
-    expected = quick_jit(jax.vmap(layer(band, "fft")))(pairs, kernels)
-    assert_same(quick_jit(mapped)(x, kernels), expected.reshape(16, *expected.shape[2:]))
+    expected = jax.jit(jax.vmap(layer(band, "fft")))(pairs, kernels)
+    assert_same(jax.jit(mapped)(x, kernels), expected.reshape(16, *expected.shape[2:]))
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
@@ -187,7 +187,7 @@ def test_a_sharded_batch_under_vmap(band, method, kind):
         y = jax.vmap(layer(band, method), (0, None))(x, kernel)
         return jnp.mean(jnp.sin(y)), y
 
-    actual = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+    actual = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
     assert_same(actual, one_device(band))
 
 
@@ -207,7 +207,7 @@ def test_sharded_channels(method, x_spec, kernel_spec):
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, x_spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
-    assert_same(quick_jit(step(BANDS[0], method))(x, kernel), one_device(BANDS[0]))
+    assert_same(jax.jit(step(BANDS[0], method))(x, kernel), one_device(BANDS[0]))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_explicit_axes_and_groups(method, x_spec, kernel_spec, groups):
     def step(method):
         return jax.value_and_grad(functools.partial(loss, method=method), (0, 1), has_aux=True)
 
-    expected = quick_jit(step("fft"))(x, kernel)
+    expected = jax.jit(step("fft"))(x, kernel)
     x = jax.device_put(x, NamedSharding(mesh, x_spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
     compiled = jax.jit(step(method)).lower(x, kernel).compile()
@@ -261,7 +261,7 @@ def test_vmap_inside_shard_map(axes, method):
     mapped = jax.shard_map(
         local(method), mesh=mesh, in_specs=(batch, P()), out_specs=(batch, P(None, "batch"))
     )
-    assert_same(quick_jit(mapped)(x, kernel), quick_jit(local("fft"))(x, kernel))
+    assert_same(jax.jit(mapped)(x, kernel), jax.jit(local("fft"))(x, kernel))
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
