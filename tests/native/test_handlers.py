@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import native
-from processes import in_a_new_process
+from calls import STATUS, native
+from choices import FULL, crossed
 
 from bandjax._native import product
 
+ASKED_FOR = os.environ.get("BANDJAX_CPU_ISA", "")
 # The type of samples and spectra, that of sums, and the relative error.
 TYPES = [
     pytest.param(jnp.float32, jnp.float32, 1e-5, id="float32"),
@@ -66,6 +68,7 @@ TRANSFORMS = [
     (0, 5, 6, 4, 2, 1, False),
     (1, 300, 2, 65, 1, 16, False),
 ]
+TRANSFORMS_OF_TYPES = crossed([pytest.param(*sizes) for sizes in TRANSFORMS], TYPES, strength=1)
 
 
 def transform_tables(rng, dtype, h, w, u0, u1):
@@ -76,8 +79,10 @@ def transform_tables(rng, dtype, h, w, u0, u1):
 
 @native
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("stored", "summed", "bound"), TYPES)
-@pytest.mark.parametrize(("n", "h", "w", "c", "u0", "u1", "nyquist"), TRANSFORMS)
+@pytest.mark.parametrize(
+    ("n", "h", "w", "c", "u0", "u1", "nyquist", "stored", "summed", "bound"),
+    TRANSFORMS_OF_TYPES,
+)
 def test_handler_of_transforms(n, h, w, c, u0, u1, nyquist, stored, summed, bound):
     rng = np.random.default_rng((n, h, w, c))
     k0, k1 = 2 * u0 + 1 - nyquist, u1 + 1
@@ -114,6 +119,16 @@ PRODUCTS = [
     (2, 2, 1, 1, 1, 1, 1, 1),
     (2, 3, 0, 6, 5, 1, 2, 2),
 ]
+# Every type with and without symmetry; every size once.
+PRODUCTS_OF_TYPES = crossed(
+    [pytest.param(*sizes) for sizes in PRODUCTS],
+    [
+        pytest.param(hermitian, *kind.values, id=f"{hermitian}-{kind.id}")
+        for hermitian in (False, True)
+        for kind in TYPES
+    ],
+    strength=1,
+)
 
 
 def conjugate_rows(re, im, column=slice(None)):
@@ -133,9 +148,10 @@ def real_first_column(table):
 
 @native
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("hermitian", [False, True])
-@pytest.mark.parametrize(("stored", "summed", "bound"), TYPES)
-@pytest.mark.parametrize(("k0", "k1", "n", "c", "o", "groups", "t0", "t1"), PRODUCTS)
+@pytest.mark.parametrize(
+    ("k0", "k1", "n", "c", "o", "groups", "t0", "t1", "hermitian", "stored", "summed", "bound"),
+    PRODUCTS_OF_TYPES,
+)
 def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bound, hermitian):
     bound = min(bound, 1e-5)  # Results are not stored in bfloat16.
     rng = np.random.default_rng((k0, k1, n, c, o))
@@ -188,23 +204,39 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
 
 @pytest.mark.no_cover
 @native
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
-def test_every_instruction_set(isa):
-    if os.environ.get("BANDJAX_CPU_ISA"):
+@pytest.mark.parametrize(
+    ("isa", "choice"),
+    [
+        pytest.param(isa, choice, marks=marks, id=f"{isa}-{choice or 'all'}")
+        for choice, marks in (("not full", ()), ("", FULL))
+        for isa in ("avx512", "avx2", "portable")
+    ],
+)
+def test_every_instruction_set(isa, choice):
+    if ASKED_FOR:
         pytest.skip("this is the run of one instruction set")
-    status = in_a_new_process("import bandjax; print(bandjax.native_status())", BANDJAX_CPU_ISA=isa)
-    if f"cpu: {isa}" not in status:
-        pytest.skip(status)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    names = "test_handler_of or bits or asked_for"
     result = subprocess.run(
-        [*command, "-k", "test_handler_of or bits", str(Path(__file__))],
+        [*command, "-m", choice, "-k", names, str(Path(__file__))],
         env={**os.environ, "BANDJAX_CPU_ISA": isa},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stdout
-    assert f"{3 * (len(TRANSFORMS) + 2 * len(PRODUCTS)) + 1} passed" in result.stdout
+    refusal = re.search(r"BANDJAX_CPU_ISA must be one of .*", result.stdout)
+    if refusal:
+        assert "passed" not in result.stdout
+        pytest.skip(refusal[0])
+    cases = [*TRANSFORMS_OF_TYPES, *PRODUCTS_OF_TYPES]
+    chosen = [case for case in cases if not choice or FULL not in case.marks]
+    assert f"{len(chosen) + 2} passed" in result.stdout
+
+
+@native
+def test_the_instruction_set_is_the_one_asked_for():
+    assert f"(cpu: {ASKED_FOR}" in STATUS
 
 
 @native

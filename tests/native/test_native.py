@@ -1,22 +1,19 @@
-"""What is special about the operator by the native kernels.
+"""The operator by the native kernels: what is special about it.
 
-That they compute the operator, its derivatives, its residuals, and that they pass every
+That they compute the operator, its derivatives and its residuals, and that they pass every
 transformation of JAX, the other files test as they do for every method.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
+import effort
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from calls import HERE, chosen, export_checks, native
+from choices import crossed, thinned
 from processes import in_a_new_process
 
 import bandjax
@@ -49,20 +46,13 @@ def normal(seed, *sizes, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng((seed, *sizes)).normal(size=sizes), dtype)
 
 
-LAYERS = [
+SIZES = [
     pytest.param((3, 32, 32, 64), (3, 3, 64, 64), HALF, {}, id="ResNet-18, stage 1"),
-    pytest.param((3, 32, 32, 64), (3, 3, 64, 128), HALF, {"strides": 2}, id="between stages"),
-    pytest.param((3, 16, 16, 128), (3, 3, 128, 128), HALF, {}, id="ResNet-18, stage 2"),
-    pytest.param((3, 8, 8, 256), (3, 3, 256, 256), None, {}, id="ResNet-18, stage 3"),
     pytest.param((3, 4, 4, 512), (3, 3, 512, 512), HALF, {}, id="ResNet-18, stage 4"),
     pytest.param((3, 32, 32, 3), (3, 3, 3, 64), HALF, {}, id="ResNet-18, stem"),
-    pytest.param((2, 270, 128), (5, 128, 256), HALF, {}, id="FCN, 270"),
     pytest.param((1, 1024, 1), (8, 1, 128), HALF, {}, id="FCN, one channel"),
     pytest.param(
         (1, 56, 56, 64), (31, 31, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 31x31"
-    ),
-    pytest.param(
-        (1, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 7x7"
     ),
     pytest.param(
         (1, 32, 32, 16),
@@ -72,20 +62,31 @@ LAYERS = [
         id="FNO-like",
     ),
     pytest.param((1, 16, 16, 16, 8), (3, 3, 3, 8, 8), HALF, {}, id="3-D"),
+    pytest.param((3, 32, 32, 64), (3, 3, 64, 128), HALF, {"strides": 2}, id="between stages"),
+    pytest.param((3, 16, 16, 128), (3, 3, 128, 128), HALF, {}, id="ResNet-18, stage 2"),
+    pytest.param((3, 8, 8, 256), (3, 3, 256, 256), None, {}, id="ResNet-18, stage 3"),
+    pytest.param((2, 270, 128), (5, 128, 256), HALF, {}, id="FCN, 270"),
+    pytest.param(
+        (1, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 7x7"
+    ),
 ]
 
 
 @native
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("x_shape", "kernel_shape", "band", "arguments"), LAYERS)
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "band", "arguments"), thinned(SIZES, 7))
 def test_float32_at_the_sizes_of_networks(x_shape, kernel_shape, band, arguments):
     x, kernel = normal(1, *x_shape), normal(2, *kernel_shape)
     y = jax.eval_shape(step(band, {}, **arguments), x, kernel, None)[0]
     g = normal(3, *y.shape)
-    actual = jax.jit(step(band, chosen("native"), **arguments))(x, kernel, g)
     # The method that the other tests hold to the oracle, in double precision.
-    wide = (a.astype(jnp.float64) for a in (x, kernel, g))
-    expected = jax.jit(step(band, chosen("fft"), **arguments))(*wide)
+    both = jax.jit(
+        lambda x, kernel, g, wide: (
+            step(band, chosen("native"), **arguments)(x, kernel, g),
+            step(band, chosen("fft"), **arguments)(*wide),
+        )
+    )
+    actual, expected = both(x, kernel, g, [a.astype(jnp.float64) for a in (x, kernel, g)])
     for value, wanted in zip(actual, expected, strict=True):
         assert value.dtype == jnp.float32
         assert oracle.relative_gap(value, wanted) <= 1e-5
@@ -123,17 +124,20 @@ def fallbacks():
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("x_shape", "kernel_shape", "band", "arguments"),
-    [
-        ((2, 9, 3), (3, 3, 4), bandjax.Modes(3), {}),
-        ((2, 9, 8, 3), (3, 2, 3, 5), bandjax.Modes(3, 4), {"strides": (1, 2)}),
-        ((2, 9, 7, 6), (3, 2, 2, 9), HALF, {"feature_group_count": 3}),
-        ((2, 9, 7, 6), (3, 2, 1, 6), None, {"feature_group_count": 6}),
-        ((2, 8, 8, 3), (3, 3, 3, 5), bandjax.Modes(4, 4), {"padding": "CIRCULAR"}),
-        ((2, 5, 4, 6, 3), (2, 3, 2, 3, 2), HALF, {"input_dilation": 2}),
-    ],
+    ("x_shape", "kernel_shape", "band", "arguments", "dtype"),
+    crossed(
+        [
+            pytest.param((2, 9, 3), (3, 3, 4), bandjax.Modes(3), {}),
+            pytest.param((2, 9, 8, 3), (3, 2, 3, 5), bandjax.Modes(3, 4), {"strides": (1, 2)}),
+            pytest.param((2, 9, 7, 6), (3, 2, 2, 9), HALF, {"feature_group_count": 3}),
+            pytest.param((2, 9, 7, 6), (3, 2, 1, 6), None, {"feature_group_count": 6}),
+            pytest.param((2, 8, 8, 3), (3, 3, 3, 5), bandjax.Modes(4, 4), {"padding": "CIRCULAR"}),
+            pytest.param((2, 5, 4, 6, 3), (2, 3, 2, 3, 2), HALF, {"input_dilation": 2}),
+        ],
+        [jnp.float64, jnp.float32, jnp.bfloat16],
+        strength=1,
+    ),
 )
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_the_kernels_equal_their_fallbacks(
     fallbacks, x_shape, kernel_shape, band, arguments, dtype
 ):
@@ -222,9 +226,11 @@ DIGEST = """
 
 
 @native
-def test_results_do_not_depend_on_time_or_threads():
-    settings = [{"NPROC": "1"}, {"NPROC": "2"}, {"NPROC": "7"}, {"ONE_CORE": "1"}]
-    digests = {in_a_new_process(DIGEST, XLA_FLAGS="", **setting) for setting in settings}
+@pytest.mark.parametrize("threads", thinned([(1, 7), (1, 2, 3, 7, 16)]))
+def test_results_do_not_depend_on_time_or_threads(threads):
+    settings = [{"ONE_CORE": "1"}, *({"NPROC": str(number)} for number in threads)]
+    flags = " ".join(effort.flags())  # One device, with all of the threads.
+    digests = {in_a_new_process(DIGEST, XLA_FLAGS=flags, **setting) for setting in settings}
     assert len(digests) == 1
     assert [len(line.split()) for line in digests.pop().splitlines()] == [1, 1, 1]
 
@@ -279,20 +285,8 @@ def test_an_exported_model_runs_in_another_process(tmp_path):
     np.save(tmp_path / "x.npy", x)
 
     def load(**more):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                textwrap.dedent(LOADING.format(**more)),
-                str(tmp_path / "model"),
-                str(tmp_path / "x.npy"),
-            ],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return result.stdout.strip()
+        files = str(tmp_path / "model"), str(tmp_path / "x.npy")
+        return in_a_new_process(LOADING.format(**more), *files)
 
     # The handlers must be there: the call that tells about them registers them.
     value = load(imported="bandjax", prepare="bandjax.native_status()")
