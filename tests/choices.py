@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -45,11 +46,19 @@ def crossed(*axes: Iterable[Any], strength: int = 2) -> list[Any]:
         return {tuple((axis, combination[axis]) for axis in group) for group in groups}
 
     missing = set().union(*map(covers, combinations))
-    chosen = set()
+    chosen: set[tuple[int, ...]] = set()
+    used: collections.Counter[tuple[int, int]] = collections.Counter()
+
+    def gain(combination: tuple[int, ...]) -> tuple[int, int]:
+        """What is covered for the first time, and how rare its values are so far."""
+        rare = -sum(used[place] for place in enumerate(combination))
+        return len(covers(combination) & missing), rare
+
     while missing:
-        best = max(combinations, key=lambda combination: len(covers(combination) & missing))
+        best = max(combinations, key=gain)
         chosen.add(best)
         missing -= covers(best)
+        used.update(enumerate(best))
     cases = []
     for combination in combinations:
         parts = [axis[n] for axis, n in zip(entries, combination, strict=True)]

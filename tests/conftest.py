@@ -1,8 +1,9 @@
-"""JAX settings that hold for every test, and the choice of tests."""
+"""JAX settings that hold for every test, and a run that ends in time."""
 
 from __future__ import annotations
 
 import os
+import time
 
 import effort
 
@@ -30,3 +31,35 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+# ----------------------------------------------------------------------------------- out of time
+
+OUT_OF_TIME = "out of time (--seconds)"
+DEADLINE = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="skip what has not begun after so many seconds, and tell how much it was",
+    )
+
+
+def pytest_configure(config):
+    config.stash[DEADLINE] = time.monotonic() + config.getoption("--seconds")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if time.monotonic() > item.config.stash[DEADLINE]:
+        pytest.skip(OUT_OF_TIME)
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    late = [report for report in skipped if OUT_OF_TIME in str(report.longrepr)]
+    if late:
+        terminalreporter.write_line(f"OUT OF TIME: {len(late)} cases did not run")

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import HERE, METHODS, band_of, chosen, convolution
+from choices import crossed, thinned
 from jax.test_util import check_grads
 
 import bandjax
@@ -60,7 +61,7 @@ def jacobians(config: configs.Config, x, kernel):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("first", range(0, 72, 12))
+@pytest.mark.parametrize("first", thinned(range(0, 72, 12)))
 def test_vector_jacobian_products_of_random_configurations(first):
     for config in configs.chunk(SWEEP, first, 12, banded=True):
         x, kernel = config.arrays()
@@ -83,9 +84,15 @@ def test_vector_jacobian_products_of_random_configurations(first):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "auto"])
-@pytest.mark.parametrize("banded", [True, False], ids=["banded", "dense"])
-@pytest.mark.parametrize(("sizes", "taps", "changes"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("sizes", "taps", "changes", "banded", "method"),
+    crossed(
+        EXAMPLES,
+        [pytest.param(True, id="banded"), pytest.param(False, id="dense")],
+        [method for method in METHODS if method != "auto"],
+        strength=1,
+    ),
+)
 def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
     config = example(sizes, taps, changes, banded=banded)
     x, kernel = config.arrays()
@@ -134,8 +141,10 @@ def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "auto"])
-@pytest.mark.parametrize(("sizes", "taps", "changes"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("sizes", "taps", "changes", "method"),
+    crossed(EXAMPLES, [method for method in METHODS if method != "auto"], strength=1),
+)
 def test_finite_differences(sizes, taps, changes, method):
     config = example(sizes, taps, changes, banded=True)
     # The central difference of a bilinear function is exact but for rounding: 1e-16 / eps.

@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import METHODS, chosen, native
+from choices import crossed
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -61,10 +62,16 @@ def assert_same(actual, expected, tolerance=1e-5):
         assert oracle.relative_gap(value, wanted) <= tolerance
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("whole", [True, False], ids=["loss", "blocks"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("residual_dtype", "method", "whole", "way"),
+    crossed(
+        DTYPES,
+        METHODS,
+        [pytest.param(True, id="loss"), pytest.param(False, id="blocks")],
+        WAYS,
+        strength=1,
+    ),
+)
 def test_gradients_are_those_without(residual_dtype, method, whole, way):
     f = block(method, residual_dtype)
     plain = jax.value_and_grad(chain(f), (0, 1))
@@ -80,9 +87,10 @@ def saved(f, *args):
     return sorted((v.aval.shape, str(v.aval.dtype)) for v in kept)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", ["fft", pytest.param("native", marks=native)])
-@pytest.mark.parametrize("residual_dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("residual_dtype", "method", "way"),
+    crossed(DTYPES, ["fft", pytest.param("native", marks=native)], WAYS),
+)
 def test_nothing_is_kept_but_spectra(residual_dtype, method, way):
     kernels, x = data()
     kept = saved(way(chain(block(method, residual_dtype))), kernels, x)
@@ -216,8 +224,10 @@ def test_higher_derivatives_are_refused_with_the_way_out():
 # ---------------------------------------------------------------------------------------- devices
 
 
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("method", ["fft", pytest.param("native", marks=native)])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    crossed(["fft", pytest.param("native", marks=native)], ["auto", "explicit"], strength=1),
+)
 def test_a_sharded_batch(method, kind):
     kernels, x = data(size=(16, 8, 9))
     axis_type = AxisType.Auto if kind == "auto" else AxisType.Explicit

@@ -12,17 +12,19 @@ import numpy as np
 import oracle
 import pytest
 from calls import METHODS, band_of, chosen, convolution
+from choices import crossed, thinned
 from flax import nnx
 from residuals import data, printed, residuals, without_kernel
 
 import bandjax
 
 NAME = "bandjax_spectrum"
+HALVES = [None, bandjax.Compression(0.5)]
+RESIDUAL_DTYPES = [None, jnp.bfloat16, jnp.int8]
 BANDS = [None, bandjax.Compression(0.5), bandjax.Compression(0.75), bandjax.Modes(4, 9)]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", BANDS, ids=str)
+@pytest.mark.parametrize(("band", "method"), crossed(BANDS, METHODS, strength=1))
 def test_they_are_the_spectrum_and_the_kernel(band, method):
     x, kernel = data()
 
@@ -60,9 +62,17 @@ def test_every_one_is_an_argument_or_bears_the_name(band, method):
     assert (band is None) or named
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("dtype", "share"), [(None, 0.60), (jnp.bfloat16, 0.30), (jnp.int8, 0.25 * 0.60 * 1.05)]
+    ("dtype", "share", "method"),
+    crossed(
+        [
+            pytest.param(None, 0.60),
+            pytest.param(jnp.bfloat16, 0.30),
+            pytest.param(jnp.int8, 0.25 * 0.60 * 1.05),
+        ],
+        METHODS,
+        strength=1,
+    ),
 )
 def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
     x, kernel = data((16, 32, 32, 6))
@@ -75,7 +85,7 @@ def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
     assert 0.4 * share * x.nbytes <= kept <= share * x.nbytes
 
 
-@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("index", thinned(range(24), 12))
 def test_never_more_than_the_input(index):
     config = configs.random_config(6, index, banded=True)
     x, kernel = (array.astype(np.float32) for array in config.arrays())
@@ -87,8 +97,7 @@ def test_never_more_than_the_input(index):
     assert reals <= min(spectrum, x.size) + kernel.size, config
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(("jitted", "method"), crossed([True, False], METHODS, strength=1))
 def test_backward_does_not_need_the_input(method, jitted):
     # The gradient of the kernel through the saved values alone, after the input is gone.
     x, kernel = data((1, 9, 7, 2), 3)
@@ -116,8 +125,10 @@ def test_backward_does_not_need_the_input(method, jitted):
 # ------------------------------------------------------------------------------------- the filter
 
 
-@pytest.mark.parametrize("method", ["fft", "dft", "direct"])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "method"),
+    crossed([None, bandjax.Compression(0.5)], ["fft", "dft", "direct"], strength=1),
+)
 def test_the_filter_s_spectrum_is_kept_where_asked_for(band, method):
     x, kernel = data((2, 12, 9, 4), 5)
     options = chosen(method)
@@ -228,9 +239,9 @@ def recomputed(f, *args) -> list[str]:
     return primitives(remat[0].params["jaxpr"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "residual_dtype", "method"), crossed(HALVES, RESIDUAL_DTYPES, METHODS)
+)
 def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
     f = block(band, method, residual_dtype)
@@ -254,9 +265,9 @@ def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, meth
     assert reals <= min(x.size, 2 * geometry.kept * 2 * 4)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "residual_dtype", "method"), crossed(HALVES, RESIDUAL_DTYPES, METHODS)
+)
 def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
     f = block(band, method, residual_dtype)
@@ -267,8 +278,9 @@ def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
+@pytest.mark.parametrize(
+    ("residual_dtype", "method"), crossed(RESIDUAL_DTYPES, METHODS, strength=1)
+)
 def test_a_checkpoint_changes_no_gradient(residual_dtype, method):
     x, kernel = data((2, 8, 9, 3), 4, dtype=np.float64)
     f = block(bandjax.Modes(2, 3), method, residual_dtype)

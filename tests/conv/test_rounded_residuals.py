@@ -8,19 +8,24 @@ import numpy as np
 import oracle
 import pytest
 from calls import METHODS, chosen
+from choices import crossed
 from residuals import data, residuals
 
 import bandjax
 
+HALVES = [None, bandjax.Compression(0.5)]
+
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    # bfloat16 has eight significant bits, int8 steps of 1/127 of the largest number nearby.
-    ("kept", "rounding"),
-    [(jnp.bfloat16, 2.0**-7), (jnp.int8, 2.0**-5)],
+    ("band", "kept", "rounding", "method"),
+    crossed(
+        [None, bandjax.Modes(3, 2)],
+        # bfloat16 has eight significant bits, int8 steps of 1/127 of the largest number nearby.
+        [pytest.param(jnp.bfloat16, 2.0**-7), pytest.param(jnp.int8, 2.0**-5)],
+        METHODS,
+    ),
 )
-@pytest.mark.parametrize("band", [None, bandjax.Modes(3, 2)], ids=str)
 def test_forward_goes_on_from_the_rounded_spectrum(band, kept, rounding, method):
     x, kernel = data((2, 8, 7, 3), 4, dtype=np.float64)
 
@@ -75,9 +80,7 @@ def images(shape=(8, 16, 16, 5)):
     return x.astype(np.float32), rng.normal(size=(3, 3, shape[-1], 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
-@pytest.mark.parametrize("example", [data, images])
+@pytest.mark.parametrize(("example", "band", "method"), crossed([data, images], HALVES, METHODS))
 def test_error_of_eight_bits(example, band, method):
     x, kernel = example((8, 16, 16, 5))
     g = np.random.default_rng(2).normal(size=(8, 16, 16, kernel.shape[-1])).astype(np.float32)
@@ -101,8 +104,7 @@ def test_error_of_eight_bits(example, band, method):
         assert np.linalg.norm(actual - wanted) <= 0.1 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(("band", "method"), crossed(HALVES, METHODS, strength=1))
 def test_eight_bits_are_used_to_the_full(band, method):
     x, kernel = images()
 
@@ -117,8 +119,7 @@ def test_eight_bits_are_used_to_the_full(band, method):
     assert band is None or np.min(largest) == 127
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(("band", "method"), crossed(HALVES, METHODS, strength=1))
 def test_eight_bits_of_zeros_and_of_what_is_no_number(band, method):
     x, kernel = data((2, 8, 8, 3))
 

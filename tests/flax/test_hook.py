@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import HERE, METHODS, chosen
+from choices import crossed
 from flax import nnx
 from flax_layers import (
     ARGUMENTS,
@@ -25,12 +26,14 @@ import bandjax
 
 # --------------------------------------------------------------------------------------- the hook
 
-HOOKED = [p for p in ARGUMENTS if p.values[1].get("padding") != "CIRCULAR"]
+HOOKED = crossed(
+    [p for p in ARGUMENTS if p.values[1].get("padding") != "CIRCULAR"], BATCHES, strength=1
+)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), HOOKED)
-def test_the_hook_in_the_layers_of_flax(rank, changes):
+@pytest.mark.parametrize(("rank", "changes", "batch"), HOOKED)
+def test_the_hook_in_the_layers_of_flax(rank, changes, batch):
     band = bandjax.Compression(0.5)
     hooked = changes | {"conv_general_dilated": bandjax.conv_general_dilated(band)}
     arguments = conv_arguments(rank, hooked)
@@ -41,8 +44,7 @@ def test_the_hook_in_the_layers_of_flax(rank, changes):
     if layer.bias is not None:
         params["bias"] = layer.bias[...]
     linen_layer = flax.linen.Conv(features, **arguments)
-    inputs = [data(rank, batch) for batch in BATCHES]
-    assert_same_outputs((layer, bound(linen_layer, {"params": params}), banded), *inputs)
+    assert_same_outputs((layer, bound(linen_layer, {"params": params}), banded), data(rank, batch))
 
 
 @pytest.mark.usefixtures("x64")
@@ -130,10 +132,18 @@ def transposed_padding(taps: int, stride: int, padding: str) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
-    ("taps", "strides"), [((3, 4), (2, 3)), ((2, 3), (3, 1)), ((5, 1), (2, 2))]
+    ("taps", "strides", "padding", "method"),
+    crossed(
+        [
+            pytest.param((3, 4), (2, 3)),
+            pytest.param((2, 3), (3, 1)),
+            pytest.param((5, 1), (2, 2)),
+        ],
+        ["SAME", "VALID"],
+        METHODS,
+        strength=1,
+    ),
 )
 def test_a_transposed_convolution_is_one_with_input_dilation(taps, strides, padding, method):
     x = data(2)

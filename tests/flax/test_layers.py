@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import METHODS, chosen
+from choices import crossed
 from flax import nnx
 from flax_layers import (
     ARGUMENTS,
@@ -20,9 +21,12 @@ from flax_layers import (
     data,
     linen_layers,
     nnx_layers,
+    outputs,
 )
 
 import bandjax
+
+BATCHED = crossed(ARGUMENTS, BATCHES, strength=1)
 
 
 def test_the_short_name_is_the_nnx_layer():
@@ -35,26 +39,27 @@ def test_the_short_name_is_the_nnx_layer():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), ARGUMENTS)
-def test_nnx_with_every_frequency_is_conv(rank, changes):
+@pytest.mark.parametrize(("rank", "changes", "batch"), BATCHED)
+def test_nnx_with_every_frequency_is_conv(rank, changes, batch):
     dense, banded = nnx_layers(rank, changes)
     assert_same_trees(nnx.state(banded), nnx.state(dense))
-    assert_same_outputs((banded, dense), *(data(rank, batch) for batch in BATCHES))
+    assert_same_outputs((banded, dense), data(rank, batch))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), ARGUMENTS)
-def test_linen_with_every_frequency_is_conv(rank, changes):
-    dense, banded = linen_layers(rank, changes)
-    inputs = [data(rank, batch) for batch in BATCHES]
-    variables = jax.jit(dense.init)(jax.random.key(3), inputs[0])
-    assert_same_trees(jax.jit(banded.init)(jax.random.key(3), inputs[0]), variables)
-    assert_same_outputs((bound(banded, variables), bound(dense, variables)), *inputs)
+@pytest.mark.parametrize(("rank", "changes", "batch"), BATCHED)
+def test_linen_with_every_frequency_is_conv(rank, changes, batch):
+    layers = linen_layers(rank, changes)
+    x, key = data(rank, batch), jax.random.key(3)
+    variables, ours = jax.jit(lambda: [layer.init(key, x) for layer in layers])()
+    assert_same_trees(ours, variables)
+    assert_same_outputs([bound(layer, variables) for layer in reversed(layers)], x)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "REFLECT", "VALID"])
+@pytest.mark.parametrize(
+    ("padding", "method"), crossed(["SAME", "CIRCULAR", "REFLECT", "VALID"], METHODS, strength=1)
+)
 def test_every_method_in_a_layer(padding, method):
     changes = {"padding": padding, "strides": (2, 1)}
     x = data(2)
@@ -79,8 +84,10 @@ def test_masks():
         wrong(x)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("param_dtype", "dtype"),
+    crossed([jnp.float32, jnp.bfloat16], [jnp.float32, jnp.bfloat16, jnp.float16], strength=1),
+)
 def test_dtype_and_param_dtype(dtype, param_dtype):
     changes = {"dtype": dtype, "param_dtype": param_dtype}
     x = data(2).astype(jnp.float32)
@@ -91,12 +98,9 @@ def test_dtype_and_param_dtype(dtype, param_dtype):
     assert_same_trees(nnx.state(banded), nnx.state(dense))
     variables = {"params": {"kernel": dense.kernel[...], "bias": dense.bias[...]}}
     linen_dense, linen_banded = linen_layers(2, changes)
-    expected = dense(x)
-    for actual in (
-        banded(x),
-        linen_banded.apply(variables, x),
-        linen_dense.apply(variables, x),
-    ):
+    layers = dense, banded, bound(linen_banded, variables), bound(linen_dense, variables)
+    expected, *others = (y for (y,) in outputs(layers, x))
+    for actual in others:
         assert actual.dtype == expected.dtype == dtype
         wide = actual.astype(jnp.float32), expected.astype(jnp.float32)
         assert oracle.relative_gap(*wide) <= tolerance
