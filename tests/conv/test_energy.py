@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import HERE, METHODS, chosen, quick_jit
+from calls import HERE, METHODS, chosen
+from choices import crossed
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -52,7 +53,7 @@ def smallest_box(x, grid, share, bound):
     return found[1] if found else tuple(bound), gap
 
 
-@functools.partial(quick_jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
 def boxes(inputs, kernel, band):
     def box(x):
         return bandjax.band_conv(x, kernel, band, method="fft", return_modes=True)[1]
@@ -60,8 +61,9 @@ def boxes(inputs, kernel, band):
     return jax.lax.map(box, inputs)
 
 
-@pytest.mark.parametrize("bound", [None, bandjax.Compression(0.5)], ids=["unbounded", "bounded"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "bound"), crossed(SHAPES, [None, bandjax.Compression(0.5)], strength=1)
+)
 def test_the_box_is_the_smallest(shape, bound):
     rng = np.random.default_rng((5, *shape))
     for share in (0.6, 0.97):
@@ -84,12 +86,16 @@ def test_the_box_is_the_smallest(shape, bound):
 def test_nothing_is_dropped_but_nothing():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 12, 11, 3)), rng.normal(size=(3, 3, 3, 2))
+
+    @jax.jit
+    def run(x, kernel):
+        every = functools.partial(bandjax.band_conv, band=bandjax.Energy(1.0), return_modes=True)
+        found = [every(x, kernel, **chosen(method)) for method in HERE]
+        return bandjax.band_conv(x, kernel), found
+
     with jax.enable_x64(True):
-        exact = bandjax.band_conv(x, kernel)
-        for method in HERE:
-            y, modes = bandjax.band_conv(
-                x, kernel, bandjax.Energy(1.0), **chosen(method), return_modes=True
-            )
+        exact, found = run(x, kernel)
+        for y, modes in found:
             assert np.abs(y - exact).max() <= 1e-12
             assert tuple(modes) == (6, 6)
     # A signal of one frequency, on a circle of its own, has no other to keep.
@@ -106,48 +112,57 @@ def test_nothing_is_dropped_but_nothing():
 def test_what_is_not_a_number_keeps_all(bad):
     x = np.ones((1, 8, 1), np.float32)
     x[0, 3] = bad
-    y, modes = bandjax.band_conv(
-        x, np.ones((3, 1, 1), np.float32), bandjax.Energy(0.5), return_modes=True
-    )
+    find = functools.partial(bandjax.band_conv, band=bandjax.Energy(0.5), return_modes=True)
+    y, modes = jax.jit(find)(x, np.ones((3, 1, 1), np.float32))
     assert tuple(modes) == (4,)
     assert np.isnan(y).all()
 
 
 def test_zeros_keep_the_mean_alone():
     x, kernel = np.zeros((2, 9, 8, 3), np.float32), np.ones((3, 3, 3, 4), np.float32)
-    band = bandjax.Energy(0.9)
-    y, modes = bandjax.band_conv(x, kernel, band, return_modes=True)
+    find = jax.jit(
+        functools.partial(bandjax.band_conv, band=bandjax.Energy(0.9), return_modes=True)
+    )
+    y, modes = find(x, kernel)
     assert tuple(modes) == (0, 0)
     assert not y.any()
-    y, modes = bandjax.band_conv(x[:0], kernel, band, return_modes=True)
+    y, modes = find(x[:0], kernel)
     assert y.shape == (0, 9, 8, 4)
     assert modes.shape == (2,)
 
 
 HALF = bandjax.Compression(0.5)
-CASES = [
-    (None, (2, 14, 13, 4), (3, 3, 4, 6), {"strides": 2}),
-    (HALF, (2, 14, 13, 4), (3, 3, 4, 6), {}),
-    (HALF, (3, 30, 4), (5, 2, 4), {"feature_group_count": 2, "kernel_dilation": 2}),
-    (None, (2, 8, 8, 2), (3, 3, 2, 3), {"padding": "CIRCULAR"}),
-    (None, (2, 7, 6, 2), (3, 3, 2, 3), {"padding": "REFLECT"}),
-    (HALF, (2, 5, 6, 7, 2), (3, 3, 3, 2, 2), {"input_dilation": (1, 2, 1), "padding": 1}),
-]
+CASES = itertools.starmap(
+    pytest.param,
+    [
+        (None, (2, 14, 13, 4), (3, 3, 4, 6), {"strides": 2}),
+        (HALF, (2, 14, 13, 4), (3, 3, 4, 6), {}),
+        (HALF, (3, 30, 4), (5, 2, 4), {"feature_group_count": 2, "kernel_dilation": 2}),
+        (None, (2, 8, 8, 2), (3, 3, 2, 3), {"padding": "CIRCULAR"}),
+        (None, (2, 7, 6, 2), (3, 3, 2, 3), {"padding": "REFLECT"}),
+        (HALF, (2, 5, 6, 7, 2), (3, 3, 3, 2, 2), {"input_dilation": (1, 2, 1), "padding": 1}),
+    ],
+)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("bound", "x_shape", "kernel_shape", "arguments"), CASES)
-def test_it_is_the_convolution_on_the_box_that_it_found(x_shape, kernel_shape, arguments, bound):
-    """Values, and derivatives of first and second order, for which the box is a constant."""
+@functools.cache
+def on_the_box_that_is_found(bound, x_shape, kernel_shape, arguments):
+    """The arrays of a case, the box, and values and derivatives with that box as a band."""
+    arguments = dict(arguments)
     rng = np.random.default_rng(7)
     x, kernel = smooth(rng, x_shape), rng.normal(size=kernel_shape)
     tangent = rng.normal(size=x_shape)
     band = bandjax.Energy(0.6, at_most=bound)
-    modes = bandjax.band_conv(x, kernel, band, return_modes=True, method="fft", **arguments)[1]
-    modes = tuple(map(int, modes))
+
+    @jax.jit
+    def find(x, kernel):
+        options = {"return_modes": True, "method": "fft"} | arguments
+        return bandjax.band_conv(x, kernel, band, **options)[1]
+
+    modes = tuple(map(int, find(x, kernel)))
     assert 0 < sum(modes) < sum(bandjax.conv_geometry(x_shape, kernel_shape, **arguments).modes)
 
-    def derivatives(band, method):
+    def values(band, method):
         def f(x, kernel):
             return bandjax.band_conv(x, kernel, band, **chosen(method), **arguments)
 
@@ -157,24 +172,31 @@ def test_it_is_the_convolution_on_the_box_that_it_found(x_shape, kernel_shape, a
         def slope(x, kernel):
             return jnp.sum(jax.grad(loss)(x, kernel) * tangent)
 
-        return f, jax.grad(loss, (0, 1)), jax.grad(slope, (0, 1))
+        orders = f, jax.grad(loss, (0, 1)), jax.grad(slope, (0, 1))
+        return jax.jit(lambda x, kernel: [order(x, kernel) for order in orders])(x, kernel)
 
-    methods = [method for method in HERE if method != "auto"]
-
-    @quick_jit
-    def run(x, kernel):
-        cut = [[f(x, kernel) for f in derivatives(band, method)] for method in methods]
-        return cut, [f(x, kernel) for f in derivatives(bandjax.Modes(*modes), "fft")]
-
-    by_method, expected = run(x, kernel)
-    for actual in by_method:
-        leaves = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-        for value, wanted in leaves:
-            assert np.abs(value - wanted).max() <= 1e-11 * max(1, np.abs(wanted).max())
+    return functools.partial(values, band), values(bandjax.Modes(*modes), "fft")
 
 
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("bound", "x_shape", "kernel_shape", "arguments", "method"),
+    crossed(CASES, [method for method in METHODS if method != "auto"], strength=1),
+)
+def test_it_is_the_convolution_on_the_box_that_it_found(
+    x_shape, kernel_shape, arguments, bound, method
+):
+    """Values, and derivatives of first and second order, for which the box is a constant."""
+    case = bound, x_shape, kernel_shape, tuple(arguments.items())
+    by_method, expected = on_the_box_that_is_found(*case)
+    leaves = zip(jax.tree.leaves(by_method(method)), jax.tree.leaves(expected), strict=True)
+    for value, wanted in leaves:
+        assert np.abs(value - wanted).max() <= 1e-11 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("method", "residual_dtype"), crossed(METHODS, [None, jnp.bfloat16, jnp.int8], strength=1)
+)
 def test_what_it_keeps(method, residual_dtype):
     """The spectrum of the bound, cut, with the level of the box: never the input."""
     rng = np.random.default_rng(8)
@@ -200,11 +222,11 @@ def test_what_it_keeps(method, residual_dtype):
         )
         assert kept == of_bound + 4
     gradient = functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
-    plain, modes = quick_jit(gradient(loss))(kernel, x)
-    again, _ = quick_jit(gradient(remat))(kernel, x)
+    plain, modes = jax.jit(gradient(loss))(kernel, x)
+    again, _ = jax.jit(gradient(remat))(kernel, x)
     for value, wanted in zip(again, plain, strict=True):
         assert np.abs(value - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    on_box = quick_jit(gradient(functools.partial(loss, band=bandjax.Modes(*map(int, modes)))))
+    on_box = jax.jit(gradient(functools.partial(loss, band=bandjax.Modes(*map(int, modes)))))
     tolerance = {None: 1e-5, jnp.bfloat16: 2e-2, jnp.int8: 3e-2}[residual_dtype]
     for value, wanted in zip(plain, on_box(kernel, x)[0], strict=True):
         assert np.abs(value - wanted).max() <= tolerance * np.abs(wanted).max()
@@ -222,7 +244,8 @@ def test_an_input_kept_in_bfloat16():
         )
 
     rounded = x.astype(jnp.bfloat16).astype(np.float32)
-    (y, modes), (wanted, same) = f(x, jnp.bfloat16), f(rounded, None)
+    both = jax.jit(lambda x, rounded: (f(x, jnp.bfloat16), f(rounded, None)))
+    (y, modes), (wanted, same) = both(x, rounded)
     assert tuple(modes) == tuple(same)
     assert np.abs(y - wanted).max() <= 1e-5
 
@@ -244,11 +267,10 @@ def test_a_filter_spectrum_that_is_kept(method):
             )
             return jnp.sum(jnp.sin(y))
 
-        return quick_jit(jax.grad(loss, (0, 1)))(
-            jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
-        )
+        return jax.grad(loss, (0, 1))(x.astype(np.float32), kernel.astype(np.float32))
 
-    for value, wanted in zip(gradient(False), gradient(True), strict=True):
+    both = jax.jit(lambda: (gradient(False), gradient(True)))
+    for value, wanted in zip(*both(), strict=True):
         assert np.abs(value - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
@@ -262,16 +284,14 @@ def test_each_element_of_a_vmap_finds_its_own():
         def f(x, method=method):
             return bandjax.band_conv(x, kernel, band, **chosen(method), return_modes=True)
 
-        y, modes = quick_jit(jax.vmap(f))(x)
+        (y, modes), each = jax.jit(lambda x, f=f: (jax.vmap(f)(x), [f(x[0]), f(x[1])]))(x)
         assert tuple(modes[0]) != tuple(modes[1])
-        for i in range(2):
-            alone, found = f(x[i])
+        for i, (alone, found) in enumerate(each):
             assert tuple(modes[i]) == tuple(found)
             assert np.abs(y[i] - alone).max() <= 1e-4
 
 
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "kind"), crossed(METHODS, ["auto", "explicit"], strength=1))
 def test_a_sharded_batch_has_one_box(method, kind):
     types = {"auto": jax.sharding.AxisType.Auto, "explicit": jax.sharding.AxisType.Explicit}
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(types[kind],))
@@ -287,10 +307,10 @@ def test_a_sharded_batch_has_one_box(method, kind):
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
 
-    expected = quick_jit(run)(x, kernel)
+    expected = jax.jit(run)(x, kernel)
     with jax.set_mesh(mesh):
         spread = jax.device_put(x, NamedSharding(mesh, P("batch")))
-        actual = quick_jit(run)(spread, jax.device_put(kernel, NamedSharding(mesh, P())))
+        actual = jax.jit(run)(spread, jax.device_put(kernel, NamedSharding(mesh, P())))
     for value, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.abs(value - wanted).max() <= 1e-6
 
@@ -324,42 +344,56 @@ def test_layers_of_nnx_tell_their_boxes():
         return found
 
     found = nnx.to_pure_dict(step(model, x))
-    inputs = {"first": x, "second": nnx.relu(model.first(x))}
-    for name, layer_input in inputs.items():
-        layer = getattr(model, name)
-        _, modes = bandjax.band_conv(
-            layer_input, layer.kernel[...], band, strides=layer.strides, return_modes=True
-        )
+
+    @jax.jit
+    def boxes(x, first, second):
+        find = functools.partial(bandjax.band_conv, band=band, return_modes=True)
+        y, modes = find(x, first)
+        return modes, find(nnx.relu(y), second, strides=2)[1]
+
+    layers = {"first": model.first, "second": model.second}
+    of_layers = boxes(x, *(layer.kernel[...] for layer in layers.values()))
+    for (name, layer), modes in zip(layers.items(), of_layers, strict=True):
         assert tuple(found[name]["modes"][0]) == tuple(modes)
         limits = bandjax.Modes(*map(int, modes))
-        geometry = bandjax.conv_geometry(layer_input.shape, layer.kernel.shape, limits)
+        geometry = bandjax.conv_geometry(
+            (2, 16, 16, layer.kernel.shape[-2]), layer.kernel.shape, limits
+        )
         assert np.isclose(found[name]["compression"][0], geometry.compression, atol=1e-6)
     # Outside of nnx.capture nothing is left behind.
-    model(x)
+    nnx.jit(lambda model, x: model(x))(model, x)
     assert jax.tree.structure(nnx.state(model)) == before
     static = Net(bandjax.Compression(0.5), nnx.Rngs(0))
-    assert not jax.tree.leaves(nnx.capture(static, nnx.Intermediate)(x)[1])
+    capture = nnx.jit(lambda model, x: nnx.capture(model, nnx.Intermediate)(x)[1])
+    assert not jax.tree.leaves(capture(static, x))
 
 
 def test_layers_of_linen_tell_their_boxes():
     x = smooth(np.random.default_rng(14), (2, 16, 16, 3)).astype(np.float32)
     layer = bandjax.linen.BandConv(4, (3, 3), padding="CIRCULAR", band=bandjax.Energy(0.7))
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     assert set(variables) == {"params"}
-    y, found = jax.jit(functools.partial(layer.apply, mutable=["intermediates"]))(variables, x)
-    found = found["intermediates"]
-    wanted, modes = bandjax.band_conv(
-        x, variables["params"]["kernel"], layer.band, padding="CIRCULAR", return_modes=True
-    )
-    assert np.abs(y - wanted).max() <= 1e-5
-    assert tuple(found["modes"][0]) == tuple(modes)
-    kept = (2 * int(modes[0]) + 1) * (int(modes[1]) + 1)
-    assert np.isclose(found["compression"][0], 1 - kept / (16 * 9), atol=1e-6)
     # The hook in Flax's own layer is the same convolution; it has nowhere to tell the box.
     hook = bandjax.conv_general_dilated(bandjax.Energy(0.7))
     plain = flax.linen.Conv(4, (3, 3), conv_general_dilated=hook)
     same = bandjax.linen.BandConv(4, (3, 3), band=bandjax.Energy(0.7))
-    assert np.abs(plain.apply(variables, x) - same.apply(variables, x)).max() <= 1e-5
+
+    @jax.jit
+    def run(variables, x):
+        kernel = variables["params"]["kernel"]
+        return (
+            layer.apply(variables, x, mutable=["intermediates"]),
+            bandjax.band_conv(x, kernel, layer.band, padding="CIRCULAR", return_modes=True),
+            [each.apply(variables, x) for each in (plain, same)],
+        )
+
+    (y, found), (wanted, modes), (hooked, alike) = run(variables, x)
+    found = found["intermediates"]
+    assert np.abs(y - wanted).max() <= 1e-5
+    assert tuple(found["modes"][0]) == tuple(modes)
+    kept = (2 * int(modes[0]) + 1) * (int(modes[1]) + 1)
+    assert np.isclose(found["compression"][0], 1 - kept / (16 * 9), atol=1e-6)
+    assert np.abs(hooked - alike).max() <= 1e-5
 
 
 def test_candidates_lie_within_one_another():

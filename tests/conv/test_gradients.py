@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import HERE, METHODS, band_of, chosen, convolution, quick_jit
+from calls import HERE, METHODS, band_of, chosen, convolution
+from choices import crossed, thinned
 from jax.test_util import check_grads
 
 import bandjax
@@ -60,7 +61,7 @@ def jacobians(config: configs.Config, x, kernel):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("first", range(0, 72, 12))
+@pytest.mark.parametrize("first", thinned(range(0, 72, 12)))
 def test_vector_jacobian_products_of_random_configurations(first):
     for config in configs.chunk(SWEEP, first, 12, banded=True):
         x, kernel = config.arrays()
@@ -73,7 +74,7 @@ def test_vector_jacobian_products_of_random_configurations(first):
         expected_kernel = np.tensordot(g, by_kernel, (every, every))
         calls = {m: convolution(config, band_of(config), m) for m in HERE}
 
-        @quick_jit
+        @jax.jit
         def run(x, kernel, g, calls=calls):
             return {m: jax.vjp(call, x, kernel)[1](g) for m, call in calls.items()}
 
@@ -83,9 +84,15 @@ def test_vector_jacobian_products_of_random_configurations(first):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "auto"])
-@pytest.mark.parametrize("banded", [True, False], ids=["banded", "dense"])
-@pytest.mark.parametrize(("sizes", "taps", "changes"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("sizes", "taps", "changes", "banded", "method"),
+    crossed(
+        EXAMPLES,
+        [pytest.param(True, id="banded"), pytest.param(False, id="dense")],
+        [method for method in METHODS if method != "auto"],
+        strength=1,
+    ),
+)
 def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
     config = example(sizes, taps, changes, banded=banded)
     x, kernel = config.arrays()
@@ -104,7 +111,7 @@ def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
     def linear(x, kernel):
         return jnp.sum(f(x, kernel) * g)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         return (
             jax.jacrev(f, (0, 1))(x, kernel),
@@ -134,8 +141,10 @@ def test_first_and_second_derivatives(sizes, taps, changes, banded, method):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "auto"])
-@pytest.mark.parametrize(("sizes", "taps", "changes"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("sizes", "taps", "changes", "method"),
+    crossed(EXAMPLES, [method for method in METHODS if method != "auto"], strength=1),
+)
 def test_finite_differences(sizes, taps, changes, method):
     config = example(sizes, taps, changes, banded=True)
     # The central difference of a bilinear function is exact but for rounding: 1e-16 / eps.
@@ -161,7 +170,7 @@ def test_the_gradient_of_the_kernel_uses_the_band_alone(method):
     def f(x, kernel):
         return bandjax.band_conv(x, kernel, bandjax.Modes(2), padding="CIRCULAR", **chosen(method))
 
-    dx, dkernel = quick_jit(lambda x, w, g: jax.vjp(f, x, w)[1](g))(tone, kernel, g)
+    dx, dkernel = jax.jit(lambda x, w, g: jax.vjp(f, x, w)[1](g))(tone, kernel, g)
     assert np.abs(dkernel).max() <= 1e-13
     spectrum = np.fft.rfft(np.asarray(dx), axis=1)
     assert np.abs(spectrum[:, 3:]).max() <= 1e-13

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, chosen, native, quick_jit
+from calls import METHODS, chosen, native
+from choices import crossed
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -61,15 +62,21 @@ def assert_same(actual, expected, tolerance=1e-5):
         assert oracle.relative_gap(value, wanted) <= tolerance
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("whole", [True, False], ids=["loss", "blocks"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("residual_dtype", "method", "whole", "way"),
+    crossed(
+        DTYPES,
+        METHODS,
+        [pytest.param(True, id="loss"), pytest.param(False, id="blocks")],
+        WAYS,
+        strength=1,
+    ),
+)
 def test_gradients_are_those_without(residual_dtype, method, whole, way):
     f = block(method, residual_dtype)
     plain = jax.value_and_grad(chain(f), (0, 1))
     spared = jax.value_and_grad(way(chain(f)) if whole else chain(way(f)), (0, 1))
-    assert_same(*quick_jit(lambda *args: (spared(*args), plain(*args)))(*data()))
+    assert_same(*jax.jit(lambda *args: (spared(*args), plain(*args)))(*data()))
 
 
 def saved(f, *args):
@@ -80,9 +87,10 @@ def saved(f, *args):
     return sorted((v.aval.shape, str(v.aval.dtype)) for v in kept)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", ["fft", pytest.param("native", marks=native)])
-@pytest.mark.parametrize("residual_dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("residual_dtype", "method", "way"),
+    crossed(DTYPES, ["fft", pytest.param("native", marks=native)], WAYS),
+)
 def test_nothing_is_kept_but_spectra(residual_dtype, method, way):
     kernels, x = data()
     kept = saved(way(chain(block(method, residual_dtype))), kernels, x)
@@ -165,7 +173,7 @@ def test_scan_over_blocks(way):
 
     f = block("auto")
     expected = jax.grad(chain(f), (0, 1))(kernels, x)
-    assert_same(quick_jit(jax.grad(loss(way(f)), (0, 1)))(kernels, x), expected)
+    assert_same(jax.jit(jax.grad(loss(way(f)), (0, 1)))(kernels, x), expected)
     shapes = [shape for shape, _ in saved(loss(way(f)), kernels, x) if len(shape) == 5]
     modes = bandjax.conv_geometry(x.shape, kernels.shape[1:], BAND).modes
     # Stacked by the scan: the two parts of the spectra.
@@ -186,7 +194,7 @@ def test_accumulated_gradients(way):
 
     # The loss is a sum over examples, but for the means over each part.
     expected = sum(jax.grad(loss)(kernels, part) for part in parts)
-    assert_same(quick_jit(lambda: accumulated(way(loss)))(), expected)
+    assert_same(jax.jit(lambda: accumulated(way(loss)))(), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -198,9 +206,7 @@ def test_vmap(method):
     def step(f):
         return jax.vmap(jax.grad(chain(f), (0, 1)), (None, 0))
 
-    assert_same(
-        *quick_jit(lambda *a: (step(bandjax.checkpoint(f))(*a), step(f)(*a)))(kernels, many)
-    )
+    assert_same(*jax.jit(lambda *a: (step(bandjax.checkpoint(f))(*a), step(f)(*a)))(kernels, many))
 
 
 def test_higher_derivatives_are_refused_with_the_way_out():
@@ -218,8 +224,10 @@ def test_higher_derivatives_are_refused_with_the_way_out():
 # ---------------------------------------------------------------------------------------- devices
 
 
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("method", ["fft", pytest.param("native", marks=native)])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    crossed(["fft", pytest.param("native", marks=native)], ["auto", "explicit"], strength=1),
+)
 def test_a_sharded_batch(method, kind):
     kernels, x = data(size=(16, 8, 9))
     axis_type = AxisType.Auto if kind == "auto" else AxisType.Explicit
@@ -251,7 +259,7 @@ def test_shard_map(method):
         )
 
     f = block(method)
-    both = quick_jit(lambda *args: (step(bandjax.checkpoint(f))(*args), step(f)(*args)))
+    both = jax.jit(lambda *args: (step(bandjax.checkpoint(f))(*args), step(f)(*args)))
     assert_same(*both(kernels, x))
 
 
@@ -284,7 +292,7 @@ def through(transformation):
             y = call(layer, y)
         return jnp.sum(y**2), (y, nnx.state(model, nnx.Not(nnx.Param)))
 
-    (value, (y, state)), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params, rest)
+    (value, (y, state)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, rest)
     state = [
         jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
         for a in jax.tree.leaves(state)
@@ -355,7 +363,7 @@ def test_statistics_masks_and_values_of_linen():
             )
             return jnp.sum(y**2), (y, state)
 
-        return quick_jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     # The names of the two modules differ, not their parameters.
     (value, (y, state)), gradient = step(spared)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import re
 
@@ -13,48 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, band_of, chosen, convolution, quick_jit
+from calls import METHODS, band_of, chosen, convolution
+from choices import crossed, thinned
 from flax import nnx
-from jax.ad_checkpoint import print_saved_residuals
+from residuals import data, printed, residuals, without_kernel
 
 import bandjax
 
 NAME = "bandjax_spectrum"
+HALVES = [None, bandjax.Compression(0.5)]
+RESIDUAL_DTYPES = [None, jnp.bfloat16, jnp.int8]
 BANDS = [None, bandjax.Compression(0.5), bandjax.Compression(0.75), bandjax.Modes(4, 9)]
 
 
-def data(shape=(2, 32, 32, 6), features=8, taps=(3, 3), dtype=np.float32):
-    rng = np.random.default_rng((1, *shape))
-    x = rng.normal(size=shape).astype(dtype)
-    return x, rng.normal(size=(*taps, shape[-1], features)).astype(dtype)
-
-
-def residuals(f, *args) -> list[jax.Array]:
-    """The arrays inside the function that ``jax.vjp`` returns."""
-    return quick_jit(lambda *args: jax.tree.leaves(jax.vjp(f, *args)[1]))(*args)
-
-
-def printed(f, *args) -> list[str]:
-    """The lines of ``print_saved_residuals``."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        print_saved_residuals(f, *args)
-    lines = [line for line in text.getvalue().splitlines() if line.strip()]
-    # The matrices of the transform are constants of the program, the same for every call.
-    return [line for line in lines if not line.endswith("from a constant")]
-
-
-def without_kernel(leaves, kernel) -> list[jax.Array]:
-    """The residuals but for the kernel, which must be there exactly once."""
-    is_kernel = [
-        leaf.shape == kernel.shape and bool(np.array_equal(leaf, kernel)) for leaf in leaves
-    ]
-    assert sum(is_kernel) == 1
-    return [leaf for leaf, found in zip(leaves, is_kernel, strict=True) if not found]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", BANDS, ids=str)
+@pytest.mark.parametrize(("band", "method"), crossed(BANDS, METHODS, strength=1))
 def test_they_are_the_spectrum_and_the_kernel(band, method):
     x, kernel = data()
 
@@ -92,9 +62,17 @@ def test_every_one_is_an_argument_or_bears_the_name(band, method):
     assert (band is None) or named
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("dtype", "share"), [(None, 0.60), (jnp.bfloat16, 0.30), (jnp.int8, 0.25 * 0.60 * 1.05)]
+    ("dtype", "share", "method"),
+    crossed(
+        [
+            pytest.param(None, 0.60),
+            pytest.param(jnp.bfloat16, 0.30),
+            pytest.param(jnp.int8, 0.25 * 0.60 * 1.05),
+        ],
+        METHODS,
+        strength=1,
+    ),
 )
 def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
     x, kernel = data((16, 32, 32, 6))
@@ -107,7 +85,7 @@ def test_bytes_of_a_layer_at_fifty_percent(method, dtype, share):
     assert 0.4 * share * x.nbytes <= kept <= share * x.nbytes
 
 
-@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("index", thinned(range(24), 12))
 def test_never_more_than_the_input(index):
     config = configs.random_config(6, index, banded=True)
     x, kernel = (array.astype(np.float32) for array in config.arrays())
@@ -119,8 +97,7 @@ def test_never_more_than_the_input(index):
     assert reals <= min(spectrum, x.size) + kernel.size, config
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(("jitted", "method"), crossed([True, False], METHODS, strength=1))
 def test_backward_does_not_need_the_input(method, jitted):
     # The gradient of the kernel through the saved values alone, after the input is gone.
     x, kernel = data((1, 9, 7, 2), 3)
@@ -145,148 +122,13 @@ def test_backward_does_not_need_the_input(method, jitted):
     assert oracle.relative_gap(dkernel, expected) <= 1e-5
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    # bfloat16 has eight significant bits, int8 steps of 1/127 of the largest number nearby.
-    ("kept", "rounding"),
-    [(jnp.bfloat16, 2.0**-7), (jnp.int8, 2.0**-5)],
-)
-@pytest.mark.parametrize("band", [None, bandjax.Modes(3, 2)], ids=str)
-def test_forward_goes_on_from_the_rounded_spectrum(band, kept, rounding, method):
-    x, kernel = data((2, 8, 7, 3), 4, dtype=np.float64)
-
-    def f(x, kernel, dtype=kept):
-        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=dtype)
-
-    @quick_jit
-    def run(x, kernel):
-        y, back = jax.vjp(f, x, kernel)
-        return f(x, kernel, None), f(x, kernel), y, back(y)[1]
-
-    exact, alone, y, dkernel = run(x, kernel)
-    # The rounding shows, and is no more than rounding.
-    assert 1e-4 < oracle.relative_gap(alone, exact) < rounding
-    assert oracle.gap(alone, y) <= 1e-12
-    # y is linear in the kernel: with the same spectrum in both directions <w, dw> is <y, y>.
-    assert np.vdot(kernel, dkernel) == pytest.approx(np.vdot(y, y), rel=1e-12)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_spectrum_beyond_the_range_of_float16_does_not_overflow(method):
-    # The coefficient at DC is the sum over the map, here a million; float16 ends at 65504.
-    x, kernel = data((2, 32, 32, 3), 4)
-    x = x + 1000
-
-    def f(x, kernel, dtype=jnp.float16):
-        return bandjax.band_conv(
-            x, kernel, bandjax.Compression(0.5), **chosen(method), residual_dtype=dtype
-        )
-
-    @quick_jit
-    def run(x, kernel):
-        leaves = jax.tree.leaves(jax.vjp(f, x, kernel)[1])
-        grads = [jax.vjp(f, x, kernel)[1](y)[1] for y in (f(x, kernel),)]
-        return leaves, f(x, kernel, None), f(x, kernel), grads
-
-    leaves, exact, y, grads = run(x, kernel)
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float16), jnp.dtype(jnp.float32)}
-    # Eleven significant bits.
-    assert oracle.relative_gap(y, exact) <= 2.0**-10
-    assert np.all(np.isfinite(grads[0]))
-
-
-# ------------------------------------------------------------------------------------- eight bits
-
-
-def images(shape=(8, 16, 16, 5)):
-    """Smooth maps of unlike channels: strong low frequencies, and one channel a hundredth."""
-    rng = np.random.default_rng(9)
-    x = np.cumsum(np.cumsum(rng.normal(size=shape), 1), 2)
-    x = np.maximum(x / x.std(), 0) * 10.0 ** -np.arange(shape[-1] % 3 + 1).repeat(3)[: shape[-1]]
-    return x.astype(np.float32), rng.normal(size=(3, 3, shape[-1], 4)).astype(np.float32)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
-@pytest.mark.parametrize("example", [data, images])
-def test_error_of_eight_bits(example, band, method):
-    x, kernel = example((8, 16, 16, 5))
-    g = np.random.default_rng(2).normal(size=(8, 16, 16, kernel.shape[-1])).astype(np.float32)
-
-    def run(x, kernel, dtype):
-        y, back = jax.vjp(
-            lambda *args: bandjax.band_conv(*args, band, **chosen(method), residual_dtype=dtype),
-            x,
-            kernel,
-        )
-        return y, *back(g)
-
-    exact, rounded = quick_jit(lambda *args: (run(*args, None), run(*args, jnp.int8)))(x, kernel)
-    for wanted, actual in zip(exact, rounded, strict=True):
-        assert np.linalg.norm(actual - wanted) <= 0.03 * np.linalg.norm(wanted)
-    # The gradient of the input needs nothing that was rounded.
-    assert oracle.relative_gap(rounded[1], exact[1]) <= 1e-5
-    # No channel is lost: each kernel's gradient by itself.
-    for channel in range(x.shape[-1]):
-        wanted, actual = (dkernel[:, :, channel] for (_, _, dkernel) in (exact, rounded))
-        assert np.linalg.norm(actual - wanted) <= 0.1 * np.linalg.norm(wanted)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
-def test_eight_bits_are_used_to_the_full(band, method):
-    x, kernel = images()
-
-    def f(x, kernel):
-        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=jnp.int8)
-
-    values = [leaf for leaf in residuals(f, x, kernel) if leaf.dtype == jnp.int8]
-    largest = np.max([np.abs(np.asarray(v, np.int32)) for v in values], axis=0)
-    if band is not None:  # each frequency has a scale of its own
-        largest = largest.max((-1, -2))
-    assert np.max(largest) == 127
-    assert band is None or np.min(largest) == 127
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
-def test_eight_bits_of_zeros_and_of_what_is_no_number(band, method):
-    x, kernel = data((2, 8, 8, 3))
-
-    @quick_jit
-    def f(x):
-        return bandjax.band_conv(x, kernel, band, **chosen(method), residual_dtype=jnp.int8)
-
-    assert np.array_equal(f(np.zeros_like(x)), np.zeros((2, 8, 8, 8)))
-    for value in (np.nan, np.inf):
-        broken = x.copy()
-        broken[0, 3, 4, 1] = value
-        assert not np.any(np.isfinite(f(broken)[0, 3, 4]))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_eight_bits_have_no_second_derivative(method):
-    x, kernel = data((1, 6, 6, 2), 2)
-
-    def loss(x, kernel):
-        y = bandjax.band_conv(
-            x, kernel, bandjax.Modes(2, 2), **chosen(method), residual_dtype=jnp.int8
-        )
-        return jnp.sum(y**2)
-
-    def slope(x, kernel):
-        return jnp.sum(jax.grad(loss, 1)(x, kernel) ** 2)
-
-    with pytest.raises(NotImplementedError, match="int8 has first derivatives alone"):
-        jax.grad(slope)(x, kernel)
-
-
 # ------------------------------------------------------------------------------------- the filter
 
 
-@pytest.mark.parametrize("method", ["fft", "dft", "direct"])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "method"),
+    crossed([None, bandjax.Compression(0.5)], ["fft", "dft", "direct"], strength=1),
+)
 def test_the_filter_s_spectrum_is_kept_where_asked_for(band, method):
     x, kernel = data((2, 12, 9, 4), 5)
     options = chosen(method)
@@ -298,8 +140,8 @@ def test_the_filter_s_spectrum_is_kept_where_asked_for(band, method):
         y, back = jax.vjp(lambda *args: f(*args, again=again), x, kernel)
         return y, *back(jnp.sin(y)), jax.tree.leaves(back)
 
-    *expected, derived = quick_jit(lambda: run(True))()
-    *actual, kept = quick_jit(lambda: run(False))()
+    *expected, derived = jax.jit(lambda: run(True))()
+    *actual, kept = jax.jit(lambda: run(False))()
     for value, wanted in zip(actual, expected, strict=True):
         assert oracle.relative_gap(value, wanted) <= 1e-5
     geometry = bandjax.conv_geometry(x.shape, kernel.shape, band)
@@ -351,7 +193,7 @@ def test_second_derivatives_with_the_filter_kept(method):
 
         return jax.grad(lambda *args: jnp.sum(jax.grad(loss, 1)(*args) ** 2), (0, 1))
 
-    both = quick_jit(lambda *args: (slope(True)(*args), slope(False)(*args)))(x, kernel)
+    both = jax.jit(lambda *args: (slope(True)(*args), slope(False)(*args)))(x, kernel)
     for wanted, actual in zip(*both, strict=True):
         assert oracle.relative_gap(actual, wanted) <= 1e-12
 
@@ -397,9 +239,9 @@ def recomputed(f, *args) -> list[str]:
     return primitives(remat[0].params["jaxpr"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "residual_dtype", "method"), crossed(HALVES, RESIDUAL_DTYPES, METHODS)
+)
 def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
     f = block(band, method, residual_dtype)
@@ -423,9 +265,9 @@ def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, meth
     assert reals <= min(x.size, 2 * geometry.kept * 2 * 4)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
-@pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)], ids=str)
+@pytest.mark.parametrize(
+    ("band", "residual_dtype", "method"), crossed(HALVES, RESIDUAL_DTYPES, METHODS)
+)
 def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
     x, kernel = data((2, 16, 16, 4))
     f = block(band, method, residual_dtype)
@@ -436,14 +278,15 @@ def test_a_kept_spectrum_is_not_analysed_again(band, residual_dtype, method):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("residual_dtype", [None, jnp.bfloat16, jnp.int8])
+@pytest.mark.parametrize(
+    ("residual_dtype", "method"), crossed(RESIDUAL_DTYPES, METHODS, strength=1)
+)
 def test_a_checkpoint_changes_no_gradient(residual_dtype, method):
     x, kernel = data((2, 8, 9, 3), 4, dtype=np.float64)
     f = block(bandjax.Modes(2, 3), method, residual_dtype)
     by_name = jax.checkpoint_policies.save_only_these_names(NAME)
 
-    @quick_jit
+    @jax.jit
     def run(x, kernel):
         return [
             jax.grad(lambda *args, g=g: jnp.sum(g(*args) ** 2), argnums=(0, 1))(x, kernel)

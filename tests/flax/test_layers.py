@@ -2,122 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import HERE, METHODS, chosen, quick_jit
+from calls import METHODS, chosen
+from choices import crossed
 from flax import nnx
-from jax.nn import initializers
+from flax_layers import (
+    ARGUMENTS,
+    BATCHES,
+    ROUNDING,
+    assert_same_outputs,
+    assert_same_trees,
+    bound,
+    data,
+    linen_layers,
+    nnx_layers,
+    outputs,
+)
 
 import bandjax
 
-ROUNDING = 1e-12  # of float64
-BATCHES = ((2,), (), (2, 3))
-
-# (rank, changes); input and output have four and six channels.
-ARGUMENTS = [
-    pytest.param(rank, changes, id=f"{rank}-D {name}")
-    for rank, name, changes in [
-        (1, "defaults", {}),
-        (2, "defaults", {}),
-        (3, "defaults", {}),
-        (1, "kernel_size as an int", {"kernel_size": 4}),
-        (2, "even kernel", {"kernel_size": (2, 4)}),
-        (2, "strides int", {"strides": 2}),
-        (2, "strides pair", {"strides": (1, 3)}),
-        (2, "strides None", {"strides": None}),
-        (2, "VALID", {"padding": "VALID"}),
-        (2, "SAME_LOWER", {"padding": "SAME_LOWER", "kernel_size": (4, 3)}),
-        (2, "padding int", {"padding": 2}),
-        (2, "padding ints", {"padding": (2, 1)}),
-        (2, "padding pairs", {"padding": ((0, 2), (3, 1))}),
-        (2, "padding mixed", {"padding": [1, (0, 2)]}),
-        (2, "padding negative", {"padding": ((-1, 2), (1, -2))}),
-        (1, "CIRCULAR", {"padding": "CIRCULAR"}),
-        (2, "CIRCULAR", {"padding": "CIRCULAR", "kernel_size": (2, 4)}),
-        (2, "CIRCULAR strided", {"padding": "CIRCULAR", "strides": (2, 3)}),
-        (3, "CIRCULAR dilated", {"padding": "CIRCULAR", "kernel_dilation": (1, 2, 1)}),
-        (1, "REFLECT", {"padding": "REFLECT"}),
-        (2, "REFLECT", {"padding": "REFLECT", "kernel_size": (2, 4), "strides": (1, 2)}),
-        (2, "REFLECT dilated", {"padding": "REFLECT", "kernel_dilation": 2}),
-        (1, "CAUSAL", {"padding": "CAUSAL"}),
-        (1, "CAUSAL strided", {"padding": "CAUSAL", "strides": 2, "kernel_dilation": 2}),
-        (2, "input_dilation", {"input_dilation": (2, 3), "padding": ((1, 2), (0, 1))}),
-        (2, "input_dilation int", {"input_dilation": 2, "padding": 1, "strides": 3}),
-        (2, "input_dilation None", {"input_dilation": None}),
-        (2, "kernel_dilation", {"kernel_dilation": (2, 3)}),
-        (2, "kernel_dilation None", {"kernel_dilation": None}),
-        (2, "groups", {"feature_group_count": 2}),
-        (1, "depthwise", {"feature_group_count": 4, "features": 12}),
-        (2, "no bias", {"use_bias": False}),
-        (2, "precision", {"precision": "highest"}),
-        (2, "initializers", {"kernel_init": initializers.normal(0.3)}),
-    ]
-]
-
-
-def conv_arguments(rank: int, changes: dict) -> dict:
-    """Constructor arguments in float64, with a bias that shows when it is lost."""
-    return {
-        "kernel_size": (3,) * rank,
-        "param_dtype": jnp.float64,
-        "bias_init": initializers.normal(1.0),
-        "features": 6,
-        **changes,
-    }
-
-
-def data(rank: int, batch=(2,)):
-    rng = np.random.default_rng((rank, *batch))
-    return jnp.asarray(rng.normal(size=(*batch, *(9, 8, 7)[:rank], 4)))
-
-
-def nnx_layers(rank: int, changes: dict, **more):
-    """Flax's layer and ours, drawn with the same key."""
-    arguments = conv_arguments(rank, changes)
-    features = arguments.pop("features")
-    return (
-        nnx.Conv(4, features, **arguments, rngs=nnx.Rngs(7)),
-        bandjax.nnx.BandConv(4, features, **arguments, **more, rngs=nnx.Rngs(7)),
-    )
-
-
-def linen_layers(rank: int, changes: dict, **more):
-    arguments = conv_arguments(rank, changes)
-    return flax.linen.Conv(**arguments), bandjax.linen.BandConv(**arguments, **more)
-
-
-def outputs(calls, *inputs):
-    """The output of every function for every input, in one compilation."""
-    run = quick_jit(lambda inputs: [[call(x) for x in inputs] for call in calls])
-    return run(inputs)
-
-
-def assert_same_outputs(calls, *inputs, tolerance=ROUNDING):
-    """All functions give what the last one gives."""
-    *rows, expected = outputs(calls, *inputs)
-    for row in rows:
-        for actual, wanted in zip(row, expected, strict=True):
-            assert actual.dtype == wanted.dtype
-            assert oracle.gap(actual, wanted) <= tolerance
-
-
-def bound(layer, variables):
-    """A linen layer with its variables, as a function of the input."""
-    return functools.partial(layer.apply, variables)
-
-
-def assert_same_trees(actual, expected):
-    """The same structure, shapes, types and values."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for value, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert value.dtype == wanted.dtype
-        assert np.array_equal(value, wanted)
+BATCHED = crossed(ARGUMENTS, BATCHES, strength=1)
 
 
 def test_the_short_name_is_the_nnx_layer():
@@ -130,26 +39,27 @@ def test_the_short_name_is_the_nnx_layer():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), ARGUMENTS)
-def test_nnx_with_every_frequency_is_conv(rank, changes):
+@pytest.mark.parametrize(("rank", "changes", "batch"), BATCHED)
+def test_nnx_with_every_frequency_is_conv(rank, changes, batch):
     dense, banded = nnx_layers(rank, changes)
     assert_same_trees(nnx.state(banded), nnx.state(dense))
-    assert_same_outputs((banded, dense), *(data(rank, batch) for batch in BATCHES))
+    assert_same_outputs((banded, dense), data(rank, batch))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), ARGUMENTS)
-def test_linen_with_every_frequency_is_conv(rank, changes):
-    dense, banded = linen_layers(rank, changes)
-    inputs = [data(rank, batch) for batch in BATCHES]
-    variables = quick_jit(dense.init)(jax.random.key(3), inputs[0])
-    assert_same_trees(quick_jit(banded.init)(jax.random.key(3), inputs[0]), variables)
-    assert_same_outputs((bound(banded, variables), bound(dense, variables)), *inputs)
+@pytest.mark.parametrize(("rank", "changes", "batch"), BATCHED)
+def test_linen_with_every_frequency_is_conv(rank, changes, batch):
+    layers = linen_layers(rank, changes)
+    x, key = data(rank, batch), jax.random.key(3)
+    variables, ours = jax.jit(lambda: [layer.init(key, x) for layer in layers])()
+    assert_same_trees(ours, variables)
+    assert_same_outputs([bound(layer, variables) for layer in reversed(layers)], x)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "REFLECT", "VALID"])
+@pytest.mark.parametrize(
+    ("padding", "method"), crossed(["SAME", "CIRCULAR", "REFLECT", "VALID"], METHODS, strength=1)
+)
 def test_every_method_in_a_layer(padding, method):
     changes = {"padding": padding, "strides": (2, 1)}
     x = data(2)
@@ -174,8 +84,10 @@ def test_masks():
         wrong(x)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("param_dtype", "dtype"),
+    crossed([jnp.float32, jnp.bfloat16], [jnp.float32, jnp.bfloat16, jnp.float16], strength=1),
+)
 def test_dtype_and_param_dtype(dtype, param_dtype):
     changes = {"dtype": dtype, "param_dtype": param_dtype}
     x = data(2).astype(jnp.float32)
@@ -186,12 +98,9 @@ def test_dtype_and_param_dtype(dtype, param_dtype):
     assert_same_trees(nnx.state(banded), nnx.state(dense))
     variables = {"params": {"kernel": dense.kernel[...], "bias": dense.bias[...]}}
     linen_dense, linen_banded = linen_layers(2, changes)
-    expected = dense(x)
-    for actual in (
-        banded(x),
-        linen_banded.apply(variables, x),
-        linen_dense.apply(variables, x),
-    ):
+    layers = dense, banded, bound(linen_banded, variables), bound(linen_dense, variables)
+    expected, *others = (y for (y,) in outputs(layers, x))
+    for actual in others:
         assert actual.dtype == expected.dtype == dtype
         wide = actual.astype(jnp.float32), expected.astype(jnp.float32)
         assert oracle.relative_gap(*wide) <= tolerance
@@ -381,152 +290,3 @@ def test_residual_dtype_reaches_the_operator(make):
         back = jax.vjp(lambda x: layer.init_with_output(jax.random.key(0), x)[0], x)[1]
     types = {leaf.dtype for leaf in jax.tree.leaves(back)}
     assert jnp.dtype(jnp.bfloat16) in types
-
-
-# --------------------------------------------------------------------------------------- the hook
-
-HOOKED = [p for p in ARGUMENTS if p.values[1].get("padding") != "CIRCULAR"]
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rank", "changes"), HOOKED)
-def test_the_hook_in_the_layers_of_flax(rank, changes):
-    band = bandjax.Compression(0.5)
-    hooked = changes | {"conv_general_dilated": bandjax.conv_general_dilated(band)}
-    arguments = conv_arguments(rank, hooked)
-    features = arguments.pop("features")
-    layer = nnx.Conv(4, features, **arguments, rngs=nnx.Rngs(7))
-    _, banded = nnx_layers(rank, changes, band=band)
-    params = {"kernel": layer.kernel[...]}
-    if layer.bias is not None:
-        params["bias"] = layer.bias[...]
-    linen_layer = flax.linen.Conv(features, **arguments)
-    inputs = [data(rank, batch) for batch in BATCHES]
-    assert_same_outputs((layer, bound(linen_layer, {"params": params}), banded), *inputs)
-
-
-@pytest.mark.usefixtures("x64")
-def test_the_dense_hook_is_lax():
-    x = data(2)
-    arguments = {"param_dtype": jnp.float64, "strides": (1, 2)}
-    plain = nnx.Conv(4, 6, (3, 3), **arguments, rngs=nnx.Rngs(7))
-    hooks = [bandjax.conv_general_dilated(None, **chosen(method)) for method in HERE]
-    layers = [
-        nnx.Conv(4, 6, (3, 3), **arguments, conv_general_dilated=hook, rngs=nnx.Rngs(7))
-        for hook in hooks
-    ]
-    assert_same_outputs((*layers, plain), x)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("layout", [("NCXY", "OIXY", "NCXY"), ("NXYC", "XYIO", "NCXY"), None])
-def test_the_hook_reads_every_layout(layout):
-    rng = np.random.default_rng(4)
-    x, kernel = (
-        jnp.asarray(rng.normal(size=(2, 4, 5, 6))),
-        jnp.asarray(rng.normal(size=(3, 2, 4, 5))),
-    )
-    if layout is None or layout[0] == "NCXY":
-        kernel = jnp.moveaxis(kernel, (2, 3), (1, 0))
-    else:
-        x = jnp.moveaxis(x, 1, 3)
-    arguments = ((2, 1), [(1, 0), (2, -1)])
-    options = {"dimension_numbers": layout, "rhs_dilation": (1, 2), "lhs_dilation": (1, 2)}
-    hook = bandjax.conv_general_dilated(None)
-    expected = jax.lax.conv_general_dilated(x, kernel, *arguments, **options)
-    assert oracle.gap(hook(x, kernel, *arguments, **options), expected) <= ROUNDING
-
-
-def test_the_hook_takes_preferred_element_type():
-    x = data(2).astype(jnp.bfloat16)
-    arguments = {"param_dtype": jnp.bfloat16, "use_bias": False}
-    outputs = {}
-    for preferred in (None, jnp.float32):
-        layer = nnx.Conv(
-            4,
-            6,
-            (3, 3),
-            **arguments,
-            preferred_element_type=preferred,
-            conv_general_dilated=bandjax.conv_general_dilated(bandjax.Modes(2, 2)),
-            rngs=nnx.Rngs(7),
-        )
-        outputs[preferred] = layer(x)
-    hook = bandjax.conv_general_dilated(bandjax.Modes(2, 2))
-    kernel = layer.kernel[...].astype(jnp.float32)
-    spec = ("NXYC", "XYIO", "NXYC")
-    narrow = hook(
-        x.astype(jnp.float32),
-        kernel,
-        (1, 1),
-        "SAME",
-        dimension_numbers=spec,
-        preferred_element_type=jnp.bfloat16,
-    )
-    assert narrow.dtype == jnp.bfloat16
-    assert oracle.relative_gap(narrow.astype(jnp.float32), outputs[jnp.float32]) <= 2.0**-7
-    assert outputs[None].dtype == jnp.bfloat16
-    assert outputs[jnp.float32].dtype == jnp.float32
-    assert np.array_equal(outputs[jnp.float32].astype(jnp.bfloat16), outputs[None])
-    assert not np.array_equal(outputs[jnp.float32], outputs[None].astype(jnp.float32))
-
-
-# -------------------------------------------------------------------------- transposed convolutions
-
-
-def transposed_padding(taps: int, stride: int, padding: str) -> tuple[int, int]:
-    """The pads of the dilated input for which a convolution is ``lax.conv_transpose``.
-
-    ``VALID`` is the full overlap; ``SAME`` has ``stride`` outputs for every input. Either puts
-    ``taps + stride - 2`` zeros or more around the input, the larger half first.
-    """
-    if padding == "SAME":
-        total = taps + stride - 2
-        low = taps - 1 if stride > taps - 1 else -(-total // 2)
-    else:
-        total = taps + stride - 2 + max(taps - stride, 0)
-        low = taps - 1
-    return low, total - low
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(
-    ("taps", "strides"), [((3, 4), (2, 3)), ((2, 3), (3, 1)), ((5, 1), (2, 2))]
-)
-def test_a_transposed_convolution_is_one_with_input_dilation(taps, strides, padding, method):
-    x = data(2)
-    pairs = [transposed_padding(k, s, padding) for k, s in zip(taps, strides, strict=True)]
-
-    def banded(x, kernel):
-        return bandjax.band_conv(x, kernel, padding=pairs, input_dilation=strides, **chosen(method))
-
-    layer = nnx.ConvTranspose(
-        4, 6, taps, strides, padding=padding, param_dtype=jnp.float64, rngs=nnx.Rngs(7)
-    )
-    bias = np.random.default_rng(1).normal(size=6)
-    kernel = layer.kernel[...]
-    layer.bias.set_value(jnp.asarray(bias))
-    linen = flax.linen.ConvTranspose(6, taps, strides, padding=padding, param_dtype=jnp.float64)
-    variables = {"params": {"kernel": kernel, "bias": jnp.asarray(bias)}}
-
-    def with_bias(x):
-        return banded(x, kernel) + bias[None, None, None]
-
-    assert_same_outputs((with_bias, layer, bound(linen, variables)), x)
-
-    # With transpose_kernel it is the gradient of a convolution: taps reversed, channels swapped.
-    transposed = nnx.ConvTranspose(
-        4,
-        6,
-        taps,
-        strides,
-        padding=padding,
-        transpose_kernel=True,
-        use_bias=False,
-        param_dtype=jnp.float64,
-        rngs=nnx.Rngs(8),
-    )
-    flipped = jnp.swapaxes(transposed.kernel[...][::-1, ::-1], 2, 3)
-    assert_same_outputs((lambda x: banded(x, flipped), transposed), x)

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-import optax
 import pytest
-from flax import linen, nnx
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from memory_cases import F32, SAVE_SPECTRA, SPECTRUM, array, band_conv
 
 import bandjax
 from bandjax import memory
-from experiments.models.resnet import ResNet
 
 mpl.use("Agg")
-
-F32 = jnp.float32
-SAVE_SPECTRA = jax.checkpoint_policies.save_only_these_names("bandjax_spectrum")
-
-
-def array(*shape, dtype=F32):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def kept(fun, *args, **options):
@@ -163,15 +151,6 @@ def test_argnums_and_has_aux():
         memory.saved_bytes(3, *args)
 
 
-# Seven rows of frequencies, -3 to 3, and three columns: of -2 to 2 half is the other's conjugate.
-MODES = bandjax.Modes(3, 2)
-SPECTRUM = 2 * 4 * (7 * 3) * 2 * 3  # real and imaginary, 4 bytes, (box, N, C)
-
-
-def band_conv(x, kernel):
-    return bandjax.band_conv(x, kernel, MODES, method="dft", implementation="xla")
-
-
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
 def test_band_conv_keeps_spectrum_and_kernel(wrap):
     saved = memory.saved_bytes(wrap(band_conv), array(2, 16, 16, 3), array(3, 3, 3, 4))
@@ -267,124 +246,6 @@ def test_an_array_named_once_it_is_kept(wrap):
     assert saved.by_name() == {"grown": 4 * 5}
 
 
-class Linen(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.Conv(4, (3, 3))(x)
-        x = linen.relu(linen.BatchNorm(use_running_average=False)(x))
-        return linen.Conv(5, (3, 3))(x)
-
-
-class Nnx(nnx.Module):
-    def __init__(self, convolution, rngs):
-        self.first = convolution(3, 4, (3, 3), rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.second = convolution(4, 5, (3, 3), rngs=rngs)
-
-    def __call__(self, x):
-        x = self.first(x)
-        x = nnx.relu(self.norm(x))
-        return self.second(x)
-
-
-def check_dense(saved):
-    """Convolution, batch norm, ReLU, convolution."""
-    size = 2 * 8 * 8 * 4
-    large = sorted((t.nbytes, t.kind) for t in saved.tensors if np.prod(t.shape) >= size)
-    # Of batch norm the input less its mean, and the double of the input for the square's
-    # derivative; of ReLU the mask; of the second convolution the input.
-    assert large == [
-        (size, "other"),
-        (4 * size, "convolution input"),
-        (4 * size, "other"),
-        (4 * size, "other"),
-    ]
-    assert saved.total - 13 * size <= 8 * 4 * 4  # vectors of the four channels
-
-
-def test_linen_model_by_layer():
-    model, x = Linen(), jnp.ones((2, 8, 8, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    apply = lambda v, x: model.apply(v, x, mutable=["batch_stats"])[0]  # noqa: E731
-    saved = memory.saved_bytes(apply, variables, x)
-    check_dense(saved)
-    assert set(saved.by_layer()) == {"Linen/BatchNorm_0", "Linen"}
-    assert saved.arguments >= 4 * (2 * 8 * 8 * 3 + 3 * 3 * 3 * 4 + 3 * 3 * 4 * 5)
-    again = memory.saved_bytes(jax.jit(apply), variables, x)
-    assert again.by_layer() == saved.by_layer()
-
-
-def test_nnx_module_and_state():
-    x = array(2, 8, 8, 3)
-    model = Nnx(nnx.Conv, nnx.Rngs(0))
-    whole = memory.saved_bytes(lambda m, x: m(x), model, x)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    parts = memory.saved_bytes(
-        lambda p, s, x: nnx.merge(graph, p, s, copy=True)(x), params, rest, x, argnums=0
-    )
-    batch = memory.saved_bytes(lambda m, x: m(x), model, x, argnums=1)
-    for saved in (whole, parts):
-        check_dense(saved)
-    assert 0 < batch.total <= whole.total
-    layers = list(whole.by_layer())
-    assert any(layer.startswith("Nnx:") and layer.endswith("/BatchNorm") for layer in layers)
-    assert any(t.source.endswith("(Nnx.__call__)") for t in whole.tensors)
-
-
-def test_layers_of_a_function_that_was_traced_before_by_another():
-    model = Nnx(nnx.Conv, nnx.Rngs(0))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    @jax.jit
-    def apply(p, s, x):
-        return nnx.merge(graph, p, s, copy=True)(x)
-
-    args = params, rest, jnp.ones((2, 8, 8, 3))
-    jax.block_until_ready(apply(*args))
-    layers = memory.saved_bytes(lambda *args: 1 * apply(*args), *args).by_layer()
-    assert set(layers) == set(memory.saved_bytes(apply.__wrapped__, *args).by_layer())
-
-
-def test_layers_of_band_limited_convolutions():
-    model = Nnx(
-        lambda *a, **k: bandjax.BandConv(*a, band=bandjax.Compression(0.5), **k), nnx.Rngs(0)
-    )
-    saved = memory.saved_bytes(lambda m, x: m(x), model, array(2, 8, 8, 3))
-    spectra = [t for t in saved.tensors if t.name == "bandjax_spectrum"]
-    assert len({t.layer for t in spectra}) == 2
-    assert all(t.layer.endswith("/BandConv") for t in spectra)
-
-
-def resnet_loss(**options):
-    model = nnx.eval_shape(lambda: ResNet((32, 32, 3), 10, rngs=nnx.Rngs(0), **options))
-    model.train()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def loss(params, rest, x, y):
-        logits = nnx.merge(graph, params, rest, copy=True)(x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    return loss, (params, rest, array(32, 32, 32, 3), array(32, dtype=jnp.int32))
-
-
-def test_resnet():
-    loss, args = resnet_loss(band=None, convolution=nnx.Conv)
-    saved = memory.saved_bytes(loss, *args)
-    # 18.75 M numbers leave the 20 convolutions and 17 M of them go through ReLU: batch norm keeps
-    # the former twice, ReLU a mask, and each convolution but the first reads ReLU's result, of
-    # which the last goes to the mean instead. ReLU's zeros are constants.
-    conv, relu, last = 18.75 * 2**20, 17 * 2**20, 32 * 4 * 4 * 512
-    by_hand = 2 * 4 * conv + relu + 4 * (relu - last)
-    assert saved.total == pytest.approx(by_hand, rel=0.01)
-    assert saved.by_kind()["convolution input"] == 4 * (relu - last)
-    assert saved.constants == pytest.approx(4 * relu, rel=0.01)
-    assert saved.total + saved.constants == pytest.approx(302 * 2**20, rel=0.01)
-    loss, args = resnet_loss(band=bandjax.Compression(0.5))
-    again = memory.saved_bytes(jax.checkpoint(loss, policy=SAVE_SPECTRA), *args)
-    assert again.total == pytest.approx(46.6 * 2**20, rel=0.01)
-    assert set(again.by_name()) == {"bandjax_spectrum"}
-
-
 def test_scales_of_eight_bit_spectra():
     @jax.custom_vjp
     def convolve(x):
@@ -397,105 +258,6 @@ def test_scales_of_eight_bit_spectra():
     convolve.defvjp(forward, lambda _, ct: (ct,))
     saved = memory.saved_bytes(convolve, array(5, 3, 2, 4))
     assert saved.by_kind() == {"spectrum": 5 * 3 * 2 * 4, "scale": 4 * (1 * 1 * 1 * 4 + 5 * 3)}
-
-
-def test_compiled_bytes():
-    x, w = array(64, 32), array(32, 16)
-    used = memory.compiled_bytes(lambda x, w: jnp.tanh(x @ w), x, w)
-    assert used.argument == 4 * (64 * 32 + 32 * 16)
-    assert used.output == 4 * 64 * 16
-    assert used.alias == 0
-    if jax.default_backend() == "cpu":
-        assert used.peak is None
-    else:
-        assert used.peak >= used.output
-    # A matrix product between two others must be stored.
-    chain = memory.compiled_bytes(lambda x, w: ((x @ w) @ w.T) @ w, x, w)
-    assert chain.temporary >= 4 * 64 * 16
-    donated = memory.compiled_bytes(jax.jit(lambda x: x + 1, donate_argnums=0), x)
-    assert donated.alias == donated.output == 4 * 64 * 32
-    assert donated == memory.compiled_bytes(lambda x: x + 1, x, donate_argnums=0)
-
-
-def test_compiled_bytes_passes_options_on():
-    with pytest.raises(TypeError, match="jit-compiled already, so that donate_argnums cannot"):
-        memory.compiled_bytes(jax.jit(jnp.sin), array(3), donate_argnums=0)
-    with pytest.raises(Exception, match="no_such_option"):
-        memory.compiled_bytes(jnp.sin, array(3), compiler_options={"no_such_option": True})
-
-
-@pytest.fixture
-def reports():
-    args = array(2, 16, 16, 3), array(3, 3, 3, 4)
-
-    def loss(x, kernel):
-        return jnp.sum(jnp.sin(band_conv(x, kernel)))
-
-    return {
-        "plain [a]": memory.saved_bytes(loss, *args),
-        "kept": memory.saved_bytes(jax.checkpoint(loss, policy=SAVE_SPECTRA), *args),
-    }
-
-
-def printed(table):
-    from rich.console import Console
-
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table)
-    return console.export_text()
-
-
-def test_tables(reports):
-    plain, checkpointed = reports.values()
-    rows = printed(memory.table(reports)).splitlines()
-    assert any("plain [a]" in row and "100.0%" in row for row in rows)
-    share = checkpointed.total / plain.total
-    assert any("kept" in row and f"{share:.1%}" in row for row in rows)
-    text = printed(plain.table())
-    assert "bandjax_spectrum" in text
-    assert "cos (other)" in text
-    assert str(plain).startswith(f"{plain.total / 2**20:.4g} MiB kept in {len(plain.tensors)} ")
-    with pytest.raises(ValueError, match="reports must hold"):
-        memory.table({})
-
-
-def test_plot(reports, tmp_path):
-    axes = memory.plot(reports, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["spectra", "cos"]
-    for row, saved in enumerate(reports.values()):
-        widths = [bars[row].get_width() for bars in axes.containers]
-        assert sum(widths) == pytest.approx(saved.total / 2**20)
-        assert widths[0] == pytest.approx(SPECTRUM / 2**20)
-    plain, checkpointed = reports.values()
-    texts = [text.get_text() for text in axes.texts]
-    assert texts[0] == f"{plain.total / 2**20:.3g} MiB"
-    assert f"({checkpointed.total / plain.total:.0%})" in texts[1]
-    assert memory.plot(reports, ax=axes) is axes
-    with pytest.raises(ValueError, match="reports must hold"):
-        memory.plot({})
-
-
-@pytest.mark.parametrize("package", ["rich", "matplotlib"])
-def test_missing_packages_are_named(monkeypatch, reports, package, tmp_path):
-    for module in (f"{package}.table", f"{package}.figure", f"{package}.pyplot"):
-        monkeypatch.setitem(sys.modules, module, None)
-    draw = {
-        "rich": lambda: memory.table(reports),
-        "matplotlib": lambda: memory.plot(reports, tmp_path / "x.png"),
-    }
-    with pytest.raises(ImportError, match=rf"pip install 'bandjax\[report\]', or {package}"):
-        draw[package]()
-
-
-def test_importing_needs_neither_flax_nor_rich_nor_matplotlib():
-    code = (
-        "import sys, bandjax; bandjax.memory.saved_bytes;"
-        "print(sorted({'flax', 'rich', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def total_of(fun, *args):

@@ -1,362 +1,31 @@
-"""The native kernels: each handler against literal sums, and what is special about them.
+"""The operator by the native kernels: what is special about it.
 
-That they compute the operator, its derivatives, its residuals, and that they pass every
+That they compute the operator, its derivatives and its residuals, and that they pass every
 transformation of JAX, the other files test as they do for every method.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
+import effort
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import HERE, chosen, export_checks, native, quick_jit
+from calls import HERE, chosen, export_checks, native
+from choices import crossed, thinned
+from processes import in_a_new_process
 
 import bandjax
 from bandjax._native import call as native_call
 from bandjax._native import extension, product, transform
 
 HALF = bandjax.Compression(0.5)
-# The type of samples and spectra, that of sums, and the relative error.
-TYPES = [
-    pytest.param(jnp.float32, jnp.float32, 1e-5, id="float32"),
-    pytest.param(jnp.float64, jnp.float64, 1e-12, id="float64"),
-    pytest.param(jnp.bfloat16, jnp.float32, 2.0**-8, id="bfloat16"),
-]
 
 
 @native
 def test_the_sweeps_of_other_files_meet_the_kernels():
     assert "native" in HERE
-
-
-def in_a_new_process(code: str, **environment: str) -> str:
-    """What a program prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-# --------------------------------------------------------------------- the handlers, one at a time
-
-
-def shape(*sizes, dtype):
-    return jax.ShapeDtypeStruct(sizes, dtype)
-
-
-def call(name, results, *arguments, **attributes):
-    out = jax.ffi.ffi_call(f"bandjax_{name}", results)(*arguments, **attributes)
-    return [np.asarray(a).astype(np.float64) for a in jax.tree.leaves(out)]
-
-
-def draw(rng, dtype, *sizes):
-    """Random numbers as a kernel gets them, and the same numbers in double precision."""
-    array = jnp.asarray(rng.normal(size=sizes), dtype)
-    return array, np.asarray(array).astype(np.float64)
-
-
-def matrix(table, n, kept=None):
-    """The matrix ``(kept, n)`` of one axis that a folded table stands for."""
-    limit, half = len(table) // 2, -(-n // 2)
-    place = np.minimum(np.arange(n), n - 1 - np.arange(n))
-    sign = np.sign(n - 1 - 2 * np.arange(n))
-    rows = table[: limit + 1, place].astype(complex)
-    rows[1:] -= 1j * sign * table[limit + 1 :, place]
-    assert table.shape == (2 * limit + 1, half)
-    if kept is None:
-        return rows
-    return np.array([rows[u] if u <= limit else rows[kept - u].conj() for u in range(kept)])
-
-
-# n, h, w, c, U0, U1, and whether the Nyquist frequency of axis 0 is kept once.
-TRANSFORMS = [
-    (2, 8, 8, 3, 2, 3, False),
-    (1, 7, 13, 16, 3, 6, False),
-    (3, 11, 6, 17, 5, 2, True),
-    (2, 1, 19, 33, 0, 9, False),
-    (1, 5, 1, 100, 2, 0, False),
-    (4, 2, 3, 1, 0, 0, False),
-    (2, 4, 5, 64, 2, 2, True),
-    (1, 3, 4, 65, 1, 3, True),
-    (0, 5, 6, 4, 2, 1, False),
-    (1, 300, 2, 65, 1, 16, False),
-]
-
-
-def transform_tables(rng, dtype, h, w, u0, u1):
-    table0, exact0 = draw(rng, dtype, 2 * u0 + 1, -(-h // 2))
-    table1, exact1 = draw(rng, dtype, 2 * u1 + 1, -(-w // 2))
-    return (table0, table1), (exact0, exact1)
-
-
-@native
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("stored", "summed", "bound"), TYPES)
-@pytest.mark.parametrize(("n", "h", "w", "c", "u0", "u1", "nyquist"), TRANSFORMS)
-def test_handler_of_transforms(n, h, w, c, u0, u1, nyquist, stored, summed, bound):
-    rng = np.random.default_rng((n, h, w, c))
-    k0, k1 = 2 * u0 + 1 - nyquist, u1 + 1
-    tables, exact = transform_tables(rng, summed, h, w, u0, u1)
-    both = matrix(exact[0], h, k0)[:, None, :, None] * matrix(exact[1], w)[:, None]
-
-    samples, x = draw(rng, stored, n, h, w, c)
-    part = shape(k0, k1, n, c, dtype=stored)
-    re, im = call("analysis", (part, part), samples, *tables)
-    expected = np.einsum("uvhw,nhwc->uvnc", both, x)
-    (re_in, y_re), (im_in, y_im) = (draw(rng, stored, k0, k1, n, c) for _ in range(2))
-    (y,) = call("synthesis", shape(n, h, w, c, dtype=stored), re_in, im_in, *tables)
-    back = np.einsum("uvhw,uvnc->nhwc", both.conj(), y_re + 1j * y_im).real
-    for actual, wanted in ((re, expected.real), (im, expected.imag), (y, back)):
-        assert actual.shape == wanted.shape
-        scale = np.abs(wanted).max(initial=0)
-        assert np.abs(actual - wanted).max(initial=0) <= bound * scale
-
-
-# k0, k1, n, channels of a group in and out, groups, t0, t1.
-PRODUCTS = [
-    (3, 2, 2, 3, 5, 1, 3, 3),
-    (1, 9, 4, 7, 16, 1, 1, 5),
-    (4, 5, 3, 17, 33, 1, 2, 3),
-    (2, 2, 5, 100, 70, 1, 3, 1),
-    (2, 3, 2, 5, 3, 4, 3, 2),
-    (5, 4, 3, 1, 1, 67, 3, 3),
-    (3, 3, 2, 1, 4, 6, 2, 2),
-    (3, 3, 2, 4, 1, 6, 2, 2),
-    (2, 20, 3, 2, 3, 1, 2, 2),
-    (1, 2, 300, 5, 6, 1, 1, 2),
-    (2, 1, 2, 300, 2, 1, 1, 1),
-    (2, 2, 2, 20, 30, 1, 31, 2),
-    (2, 2, 1, 1, 1, 1, 1, 1),
-    (2, 3, 0, 6, 5, 1, 2, 2),
-]
-
-
-def conjugate_rows(re, im, column=slice(None)):
-    """Row ``k - u`` made the conjugate of row ``u``, and row 0 real, in one column or in all."""
-    re, im = np.array(re), np.array(im)
-    im[0, column] = 0
-    for u in range(len(re) // 2 + 1, len(re)):
-        re[u, column], im[u, column] = re[len(re) - u, column], -im[len(re) - u, column]
-    return re, im
-
-
-def real_first_column(table):
-    table = np.array(table)
-    table[1, 0] = 0
-    return table
-
-
-@native
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("hermitian", [False, True])
-@pytest.mark.parametrize(("stored", "summed", "bound"), TYPES)
-@pytest.mark.parametrize(("k0", "k1", "n", "c", "o", "groups", "t0", "t1"), PRODUCTS)
-def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bound, hermitian):
-    bound = min(bound, 1e-5)  # Results are not stored in bfloat16.
-    rng = np.random.default_rng((k0, k1, n, c, o))
-    outer, exact_outer = draw(rng, summed, 2, k0, t0)
-    inner, exact_inner = draw(rng, summed, 2, k1, t1)
-    taps, w = draw(rng, summed, t0, t1, c, groups * o)
-    (x_re, x_real), (x_im, x_imag) = (draw(rng, stored, k0, k1, n, groups * c) for _ in range(2))
-    (y_re, y_real), (y_im, y_imag) = (draw(rng, summed, k0, k1, n, groups * o) for _ in range(2))
-    attributes = {"groups": np.int64(groups), "hermitian": hermitian}
-    if hermitian:  # As of real signals: half of the rows, of column 0, are the others' conjugates.
-        inner, exact_inner = real_first_column(inner), real_first_column(exact_inner)
-        outer, exact_outer = (np.stack(conjugate_rows(*a)) for a in (outer, exact_outer))
-        (x_re, x_im), (x_real, x_imag) = (
-            conjugate_rows(*pair, column=0) for pair in ((x_re, x_im), (x_real, x_imag))
-        )
-        (y_re, y_im), (y_real, y_imag) = (
-            conjugate_rows(*pair, column=0) for pair in ((y_re, y_im), (y_real, y_imag))
-        )
-
-    factor = exact_outer[0] + 1j * exact_outer[1], exact_inner[0] + 1j * exact_inner[1]
-    filters = np.einsum("us,vt,stcgo->uvcgo", *factor, w.reshape(t0, t1, c, groups, o))
-    x = (x_real + 1j * x_imag).reshape(k0, k1, n, groups, c)
-    y = (y_real + 1j * y_imag).reshape(k0, k1, n, groups, o)
-    forward = np.einsum("uvngc,uvcgo->uvngo", x, filters.conj()).reshape(k0, k1, n, groups * o)
-    backward = np.einsum("uvngo,uvcgo->uvngc", y, filters).reshape(k0, k1, n, groups * c)
-    pairs = np.einsum("uvngc,uvngo->uvcgo", x, y.conj())
-    gradient = np.einsum("us,vt,uvcgo->stcgo", *map(np.conj, factor), pairs).real
-
-    out = shape(k0, k1, n, groups * o, dtype=summed)
-    back = shape(k0, k1, n, groups * c, dtype=summed)
-    workspace = product.filter_workspace(
-        "cpu", x_re.shape, groups * o, groups, (t0, t1), np.dtype(summed)
-    )
-    results = [
-        *call("multiply_sum", (out, out), x_re, x_im, taps, outer, inner, **attributes),
-        *call("input_product", (back, back), y_re, y_im, taps, outer, inner, **attributes),
-        call(
-            "filter_product",
-            (shape(*taps.shape, dtype=summed), workspace),
-            *(x_re, x_im, y_re, y_im, outer, inner),
-            **attributes,
-        )[0],
-    ]
-    expected = [forward.real, forward.imag, backward.real, backward.imag]
-    for actual, wanted in zip(results, [*expected, gradient.reshape(w.shape)], strict=True):
-        assert actual.shape == wanted.shape
-        scale = np.abs(wanted).max(initial=0)
-        assert np.abs(actual - wanted).max(initial=0) <= bound * scale
-
-
-@pytest.mark.no_cover
-@native
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
-def test_every_instruction_set(isa):
-    if os.environ.get("BANDJAX_CPU_ISA"):
-        pytest.skip("this is the run of one instruction set")
-    status = in_a_new_process("import bandjax; print(bandjax.native_status())", BANDJAX_CPU_ISA=isa)
-    if f"cpu: {isa}" not in status:
-        pytest.skip(status)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    result = subprocess.run(
-        [*command, "-k", "test_handler_of or bits", str(Path(__file__))],
-        env={**os.environ, "BANDJAX_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout
-    assert f"{3 * (len(TRANSFORMS) + 2 * len(PRODUCTS)) + 1} passed" in result.stdout
-
-
-@native
-def test_the_bits_of_bfloat16():
-    """Rounding is to nearest, ties to even; what is not finite stays so."""
-    bits = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
-    ties = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x00000001], np.uint32)
-    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)
-    x = np.concatenate([bits.view(np.float32), ties.view(np.float32), special])
-    # A transform of one sample is that sample, plus zero.
-    one = jnp.ones((1, 1), jnp.float32)
-    part = shape(1, 1, 1, len(x), dtype=jnp.bfloat16)
-    re = jax.ffi.ffi_call("bandjax_analysis", (part, part))(x.reshape(1, 1, 1, -1), one, one)[0]
-    actual, wanted = np.asarray(re).ravel(), np.asarray(jnp.asarray(x).astype(jnp.bfloat16))
-    normal = np.abs(x) > 1e-37
-    nan = np.isnan(x)
-    assert np.array_equal(np.isnan(actual.astype(np.float32)), nan)
-    same = normal & ~nan
-    assert np.array_equal(actual[same].view(np.uint16), wanted[same].view(np.uint16))
-
-
-# ------------------------------------------------------------------------ what handlers do not take
-
-
-def transform_arguments():
-    tables, _ = transform_tables(np.random.default_rng(0), jnp.float32, 5, 6, 2, 1)
-    return [jnp.ones((2, 5, 6, 3), jnp.float32), *tables], shape(5, 2, 2, 3, dtype=jnp.float32)
-
-
-@native
-@pytest.mark.parametrize(
-    ("place", "changed", "result"),
-    [
-        (0, (2, 5, 6), None),  # a rank
-        (0, (2, 7, 6, 3), None),  # samples that the tables do not fit
-        (0, (2, 0, 6, 3), None),
-        (1, (4, 3), None),  # an even number of rows
-        (1, (5, 2), None),
-        (2, (5, 3), None),
-        (None, None, (3, 2, 2, 3)),  # too few frequencies, or too many
-        (None, None, (6, 2, 2, 3)),
-        (None, None, (5, 3, 2, 3)),
-        (None, None, (5, 2, 1, 3)),
-        (None, None, (5, 2, 2, 4)),
-    ],
-)
-def test_transforms_that_do_not_fit(place, changed, result):
-    arguments, part = transform_arguments()
-    if place is not None:
-        arguments[place] = jnp.ones(changed, jnp.float32)
-    if result is not None:
-        part = shape(*result, dtype=jnp.float32)
-    with pytest.raises(
-        jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: bandjax: .*(must|fit)"
-    ):
-        call("analysis", (part, part), *arguments)
-
-
-@native
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("types", "result"),
-    [
-        ((jnp.float16, jnp.float32, jnp.float32), jnp.float32),
-        ((jnp.float32, jnp.float64, jnp.float32), jnp.float32),
-        ((jnp.float32, jnp.float64, jnp.float64), jnp.float32),
-        ((jnp.float64, jnp.float64, jnp.float64), jnp.float32),
-        ((jnp.float32, jnp.bfloat16, jnp.bfloat16), jnp.float32),
-        ((jnp.float32, jnp.float32, jnp.float32), jnp.int32),
-    ],
-)
-def test_types_of_transforms(types, result):
-    arguments, part = transform_arguments()
-    arguments = [a.astype(t) for a, t in zip(arguments, types, strict=True)]
-    part = shape(*part.shape, dtype=result)
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: bandjax: .*float"):
-        call("analysis", (part, part), *arguments)
-
-
-SPECTRUM, TAPS, OUTER, INNER = (3, 2, 2, 4), (3, 2, 4, 6), (2, 3, 3), (2, 2, 2)
-
-
-@native
-@pytest.mark.parametrize(
-    ("change", "result", "groups"),
-    [
-        ({"x": (3, 2, 2)}, None, 1),
-        ({"x": (3, 2, 2, 0), "taps": (3, 2, 0, 6)}, None, 1),
-        ({"taps": (0, 2, 4, 6), "outer": (2, 3, 0)}, None, 1),
-        ({"x": (3, 2, 2, 5)}, None, 1),
-        ({"taps": (3, 2, 4, 5)}, None, 1),
-        ({"outer": (2, 3, 2)}, None, 1),
-        ({"inner": (1, 2, 2)}, None, 1),
-        ({}, (3, 2, 1, 6), 1),
-        ({}, (3, 2, 2, 7), 1),
-        ({}, None, 2),
-        ({}, None, 0),
-        ({}, None, -1),
-        ({"x": (3, 2, 2, 12)}, None, 3),
-    ],
-)
-def test_products_that_do_not_fit(change, result, groups):
-    fits = change == {"x": (3, 2, 2, 12)}  # The one that is right, lest all be refused.
-    sizes = {"x": SPECTRUM, "im": change.get("x", SPECTRUM), "taps": TAPS, "outer": OUTER}
-    arguments = [jnp.ones(s, jnp.float32) for s in ({**sizes, "inner": INNER} | change).values()]
-    part = shape(*(result or (3, 2, 2, 6)), dtype=jnp.float32)
-    attributes = {"groups": np.int64(groups), "hermitian": False}
-    if fits:
-        call("multiply_sum", (part, part), *arguments, **attributes)
-        return
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: bandjax: "):
-        call("multiply_sum", (part, part), *arguments, **attributes)
-
-
-@native
-def test_a_workspace_that_is_too_small():
-    x, y = (jnp.ones((3, 2, 2, c), jnp.float32) for c in (4, 6))
-    tables = (jnp.ones(OUTER, jnp.float32), jnp.ones(INNER, jnp.float32))
-    needed = product.filter_workspace("cpu", x.shape, 6, 1, TAPS[:2], np.dtype(np.float32))
-    chunks = needed.size // (4 * int(np.prod(TAPS)))
-    assert chunks > 1
-    results = [shape(*TAPS, dtype=jnp.float32), shape(needed.size - 1, dtype=jnp.uint8)]
-    with pytest.raises(jax.errors.JaxRuntimeError, match=f"must hold {chunks} filter gradients"):
-        call("filter_product", results, x, x, y, y, *tables, groups=np.int64(1), hermitian=False)
 
 
 # ------------------------------------------------------------------------------- the whole operator
@@ -377,20 +46,13 @@ def normal(seed, *sizes, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng((seed, *sizes)).normal(size=sizes), dtype)
 
 
-LAYERS = [
+SIZES = [
     pytest.param((3, 32, 32, 64), (3, 3, 64, 64), HALF, {}, id="ResNet-18, stage 1"),
-    pytest.param((3, 32, 32, 64), (3, 3, 64, 128), HALF, {"strides": 2}, id="between stages"),
-    pytest.param((3, 16, 16, 128), (3, 3, 128, 128), HALF, {}, id="ResNet-18, stage 2"),
-    pytest.param((3, 8, 8, 256), (3, 3, 256, 256), None, {}, id="ResNet-18, stage 3"),
     pytest.param((3, 4, 4, 512), (3, 3, 512, 512), HALF, {}, id="ResNet-18, stage 4"),
     pytest.param((3, 32, 32, 3), (3, 3, 3, 64), HALF, {}, id="ResNet-18, stem"),
-    pytest.param((2, 270, 128), (5, 128, 256), HALF, {}, id="FCN, 270"),
     pytest.param((1, 1024, 1), (8, 1, 128), HALF, {}, id="FCN, one channel"),
     pytest.param(
         (1, 56, 56, 64), (31, 31, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 31x31"
-    ),
-    pytest.param(
-        (1, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 7x7"
     ),
     pytest.param(
         (1, 32, 32, 16),
@@ -400,20 +62,31 @@ LAYERS = [
         id="FNO-like",
     ),
     pytest.param((1, 16, 16, 16, 8), (3, 3, 3, 8, 8), HALF, {}, id="3-D"),
+    pytest.param((3, 32, 32, 64), (3, 3, 64, 128), HALF, {"strides": 2}, id="between stages"),
+    pytest.param((3, 16, 16, 128), (3, 3, 128, 128), HALF, {}, id="ResNet-18, stage 2"),
+    pytest.param((3, 8, 8, 256), (3, 3, 256, 256), None, {}, id="ResNet-18, stage 3"),
+    pytest.param((2, 270, 128), (5, 128, 256), HALF, {}, id="FCN, 270"),
+    pytest.param(
+        (1, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, id="depthwise 7x7"
+    ),
 ]
 
 
 @native
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("x_shape", "kernel_shape", "band", "arguments"), LAYERS)
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "band", "arguments"), thinned(SIZES, 7))
 def test_float32_at_the_sizes_of_networks(x_shape, kernel_shape, band, arguments):
     x, kernel = normal(1, *x_shape), normal(2, *kernel_shape)
     y = jax.eval_shape(step(band, {}, **arguments), x, kernel, None)[0]
     g = normal(3, *y.shape)
-    actual = jax.jit(step(band, chosen("native"), **arguments))(x, kernel, g)
     # The method that the other tests hold to the oracle, in double precision.
-    wide = (a.astype(jnp.float64) for a in (x, kernel, g))
-    expected = jax.jit(step(band, chosen("fft"), **arguments))(*wide)
+    both = jax.jit(
+        lambda x, kernel, g, wide: (
+            step(band, chosen("native"), **arguments)(x, kernel, g),
+            step(band, chosen("fft"), **arguments)(*wide),
+        )
+    )
+    actual, expected = both(x, kernel, g, [a.astype(jnp.float64) for a in (x, kernel, g)])
     for value, wanted in zip(actual, expected, strict=True):
         assert value.dtype == jnp.float32
         assert oracle.relative_gap(value, wanted) <= 1e-5
@@ -451,17 +124,20 @@ def fallbacks():
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("x_shape", "kernel_shape", "band", "arguments"),
-    [
-        ((2, 9, 3), (3, 3, 4), bandjax.Modes(3), {}),
-        ((2, 9, 8, 3), (3, 2, 3, 5), bandjax.Modes(3, 4), {"strides": (1, 2)}),
-        ((2, 9, 7, 6), (3, 2, 2, 9), HALF, {"feature_group_count": 3}),
-        ((2, 9, 7, 6), (3, 2, 1, 6), None, {"feature_group_count": 6}),
-        ((2, 8, 8, 3), (3, 3, 3, 5), bandjax.Modes(4, 4), {"padding": "CIRCULAR"}),
-        ((2, 5, 4, 6, 3), (2, 3, 2, 3, 2), HALF, {"input_dilation": 2}),
-    ],
+    ("x_shape", "kernel_shape", "band", "arguments", "dtype"),
+    crossed(
+        [
+            pytest.param((2, 9, 3), (3, 3, 4), bandjax.Modes(3), {}),
+            pytest.param((2, 9, 8, 3), (3, 2, 3, 5), bandjax.Modes(3, 4), {"strides": (1, 2)}),
+            pytest.param((2, 9, 7, 6), (3, 2, 2, 9), HALF, {"feature_group_count": 3}),
+            pytest.param((2, 9, 7, 6), (3, 2, 1, 6), None, {"feature_group_count": 6}),
+            pytest.param((2, 8, 8, 3), (3, 3, 3, 5), bandjax.Modes(4, 4), {"padding": "CIRCULAR"}),
+            pytest.param((2, 5, 4, 6, 3), (2, 3, 2, 3, 2), HALF, {"input_dilation": 2}),
+        ],
+        [jnp.float64, jnp.float32, jnp.bfloat16],
+        strength=1,
+    ),
 )
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_the_kernels_equal_their_fallbacks(
     fallbacks, x_shape, kernel_shape, band, arguments, dtype
 ):
@@ -484,9 +160,9 @@ def test_float16_whose_spectrum_would_overflow():
     x = (normal(6, 2, 32, 32, 3) + 1000).astype(jnp.float16)
     kernel, g = (0.1 * normal(7, 3, 3, 3, 4), 0.1 * normal(8, 2, 32, 32, 4))
     arguments = (x, kernel.astype(jnp.float16), g.astype(jnp.float16))
-    actual = quick_jit(step(HALF, chosen("native")))(*arguments)
+    actual = jax.jit(step(HALF, chosen("native")))(*arguments)
     wide = (a.astype(jnp.float32) for a in arguments)
-    expected = quick_jit(step(HALF, chosen("fft")))(*wide)
+    expected = jax.jit(step(HALF, chosen("fft")))(*wide)
     for value, wanted in zip(actual, expected, strict=True):
         assert value.dtype == jnp.float16
         # Eleven significant bits, of the spectrum that is kept and of the result.
@@ -503,7 +179,7 @@ def test_second_derivatives_through_a_spectrum_in_bfloat16():
         def loss(x, kernel):
             return sum(jnp.sum(a**2) for a in run(x, kernel, None))
 
-        return quick_jit(jax.grad(loss, (0, 1)))(x, kernel)
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
 
     for value, wanted in zip(gradients(jnp.bfloat16), gradients(None), strict=True):
         assert value.dtype == jnp.float32
@@ -520,7 +196,7 @@ def test_vmap_with_many_taps_and_groups(axes):
 
     def both(method):
         run = step(bandjax.Modes(2, 3), chosen(method), feature_group_count=2)
-        return quick_jit(jax.vmap(lambda x, w: run(x, w, None), axes))(*arguments)
+        return jax.jit(jax.vmap(lambda x, w: run(x, w, None), axes))(*arguments)
 
     for value, wanted in zip(both("native"), both("fft"), strict=True):
         assert oracle.gap(value, wanted) <= 1e-12
@@ -550,9 +226,11 @@ DIGEST = """
 
 
 @native
-def test_results_do_not_depend_on_time_or_threads():
-    settings = [{"NPROC": "1"}, {"NPROC": "2"}, {"NPROC": "7"}, {"ONE_CORE": "1"}]
-    digests = {in_a_new_process(DIGEST, XLA_FLAGS="", **setting) for setting in settings}
+@pytest.mark.parametrize("threads", thinned([(1, 7), (1, 2, 3, 7, 16)]))
+def test_results_do_not_depend_on_time_or_threads(threads):
+    settings = [{"ONE_CORE": "1"}, *({"NPROC": str(number)} for number in threads)]
+    flags = " ".join(effort.flags())  # One device, with all of the threads.
+    digests = {in_a_new_process(DIGEST, XLA_FLAGS=flags, **setting) for setting in settings}
     assert len(digests) == 1
     assert [len(line.split()) for line in digests.pop().splitlines()] == [1, 1, 1]
 
@@ -607,20 +285,8 @@ def test_an_exported_model_runs_in_another_process(tmp_path):
     np.save(tmp_path / "x.npy", x)
 
     def load(**more):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                textwrap.dedent(LOADING.format(**more)),
-                str(tmp_path / "model"),
-                str(tmp_path / "x.npy"),
-            ],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return result.stdout.strip()
+        files = str(tmp_path / "model"), str(tmp_path / "x.npy")
+        return in_a_new_process(LOADING.format(**more), *files)
 
     # The handlers must be there: the call that tells about them registers them.
     value = load(imported="bandjax", prepare="bandjax.native_status()")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import METHODS, PLAIN, chosen, native, quick_jit
+from calls import METHODS, PLAIN, chosen, native
+from choices import crossed
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,8 +19,8 @@ import bandjax
 
 BANDS = [bandjax.Compression(0.5), None]
 METHODS_AND_MESHES = [
-    *product(PLAIN, ["auto"]),
-    ("dft", "explicit"),
+    *(pytest.param(method, "auto") for method in PLAIN),
+    pytest.param("dft", "explicit"),
     pytest.param("native", "auto", marks=native),
     pytest.param("native", "explicit", marks=native),
 ]
@@ -54,7 +54,7 @@ def step(band, method):
 @functools.cache
 def one_device(band):
     """The same step on one device, by the method that the other tests hold to the oracle."""
-    return quick_jit(step(band, "fft"))(*data())
+    return jax.jit(step(band, "fft"))(*data())
 
 
 def assert_same(actual, expected):
@@ -78,13 +78,14 @@ def test_there_are_eight_devices():
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize(
-    ("kind", "ambient"),
-    [("auto", False), ("explicit", False), ("explicit", True)],
-    ids=["auto", "explicit", "explicit and set_mesh"],
-)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", BANDS, ids=str)
+MESHES = [
+    pytest.param("auto", False, id="auto"),
+    pytest.param("explicit", False, id="explicit"),
+    pytest.param("explicit", True, id="explicit and set_mesh"),
+]
+
+
+@pytest.mark.parametrize(("band", "method", "kind", "ambient"), crossed(BANDS, METHODS, MESHES))
 def test_a_sharded_batch(band, method, kind, ambient):
     mesh = mesh_of(kind)
     x, kernel = data()
@@ -105,8 +106,7 @@ def test_a_sharded_batch(band, method, kind, ambient):
     assert "all-reduce" in program
 
 
-@pytest.mark.parametrize(("method", "kind"), METHODS_AND_MESHES)
-@pytest.mark.parametrize("band", BANDS, ids=str)
+@pytest.mark.parametrize(("band", "method", "kind"), crossed(BANDS, METHODS_AND_MESHES, strength=1))
 def test_shard_map_with_the_loss_averaged_inside(band, method, kind):
     mesh = mesh_of(kind)
 
@@ -126,7 +126,7 @@ def test_shard_map_with_the_loss_averaged_inside(band, method, kind):
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, P("batch")))
     kernel = jax.device_put(kernel, NamedSharding(mesh, P()))
-    assert_same(quick_jit(mapped)(x, kernel), one_device(band))
+    assert_same(jax.jit(mapped)(x, kernel), one_device(band))
 
 
 @pytest.mark.parametrize(("method", "kind"), METHODS_AND_MESHES)
@@ -149,7 +149,7 @@ def test_gradient_of_a_shard_map(method, kind):
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, P("batch")))
     kernel = jax.device_put(kernel, NamedSharding(mesh, P()))
-    actual = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+    actual = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
     assert_same(actual, one_device(band))
 
 
@@ -168,13 +168,13 @@ def test_shard_map_with_a_kernel_for_each_device(method):
         out_specs=P("batch"),
     )
     pairs = x.reshape(8, 2, *x.shape[1:])
-    expected = quick_jit(jax.vmap(layer(band, "fft")))(pairs, kernels)
-    assert_same(quick_jit(mapped)(x, kernels), expected.reshape(16, *expected.shape[2:]))
+    expected = jax.jit(jax.vmap(layer(band, "fft")))(pairs, kernels)
+    assert_same(jax.jit(mapped)(x, kernels), expected.reshape(16, *expected.shape[2:]))
 
 
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("band", BANDS, ids=str)
+@pytest.mark.parametrize(
+    ("band", "method", "kind"), crossed(BANDS, METHODS, ["auto", "explicit"], strength=1)
+)
 def test_a_sharded_batch_under_vmap(band, method, kind):
     # A rule that takes the kernel's gradient of each example and then sums meets a fault of XLA,
     # which partitions such a convolution of lax wrongly.
@@ -187,40 +187,42 @@ def test_a_sharded_batch_under_vmap(band, method, kind):
         y = jax.vmap(layer(band, method), (0, None))(x, kernel)
         return jnp.mean(jnp.sin(y)), y
 
-    actual = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+    actual = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
     assert_same(actual, one_device(band))
 
 
-@pytest.mark.parametrize(
-    ("x_spec", "kernel_spec"),
-    [
-        pytest.param(P("batch"), P(None, None, None, "model"), id="output channels"),
-        pytest.param(P("batch", None, None, "model"), P(None, None, "model"), id="input channels"),
-        pytest.param(P(None, None, None, ("batch", "model")), P(), id="input channels of x alone"),
-        pytest.param(P(), P(None, None, "batch", "model"), id="both channels of the kernel alone"),
-        pytest.param(P("batch", None, "model"), P(), id="a spatial axis"),
-    ],
-)
-@pytest.mark.parametrize("method", METHODS)
+SPECS = [
+    pytest.param(P("batch"), P(None, None, None, "model"), id="output channels"),
+    pytest.param(P("batch", None, None, "model"), P(None, None, "model"), id="input channels"),
+    pytest.param(P(None, None, None, ("batch", "model")), P(), id="input channels of x alone"),
+    pytest.param(P(), P(None, None, "batch", "model"), id="both channels of the kernel alone"),
+    pytest.param(P("batch", None, "model"), P(), id="a spatial axis"),
+]
+
+
+@pytest.mark.parametrize(("x_spec", "kernel_spec", "method"), crossed(SPECS, METHODS, strength=1))
 def test_sharded_channels(method, x_spec, kernel_spec):
     mesh = mesh_of("auto", (4, 2), ("batch", "model"))
     x, kernel = data()
     x = jax.device_put(x, NamedSharding(mesh, x_spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
-    assert_same(quick_jit(step(BANDS[0], method))(x, kernel), one_device(BANDS[0]))
+    assert_same(jax.jit(step(BANDS[0], method))(x, kernel), one_device(BANDS[0]))
 
 
 @pytest.mark.parametrize(
-    ("method", "groups"),
-    [("dft", 2), *(pytest.param("native", groups, marks=native) for groups in (1, 2, 8))],
-)
-@pytest.mark.parametrize(
-    ("x_spec", "kernel_spec"),
-    [
-        pytest.param(P(("batch", "model")), P(), id="batch"),
-        pytest.param(P("batch"), P(None, None, None, "model"), id="output channels"),
-        pytest.param(P(None, None, None, "model"), P(None, None, None, "batch"), id="channels"),
-    ],
+    ("x_spec", "kernel_spec", "method", "groups"),
+    crossed(
+        [
+            pytest.param(P(("batch", "model")), P(), id="batch"),
+            pytest.param(P("batch"), P(None, None, None, "model"), id="output channels"),
+            pytest.param(P(None, None, None, "model"), P(None, None, None, "batch"), id="channels"),
+        ],
+        [
+            pytest.param("dft", 2),
+            *(pytest.param("native", groups, marks=native) for groups in (1, 2, 8)),
+        ],
+        strength=1,
+    ),
 )
 def test_explicit_axes_and_groups(method, x_spec, kernel_spec, groups):
     mesh = mesh_of("explicit", (4, 2), ("batch", "model"))
@@ -234,7 +236,7 @@ def test_explicit_axes_and_groups(method, x_spec, kernel_spec, groups):
     def step(method):
         return jax.value_and_grad(functools.partial(loss, method=method), (0, 1), has_aux=True)
 
-    expected = quick_jit(step("fft"))(x, kernel)
+    expected = jax.jit(step("fft"))(x, kernel)
     x = jax.device_put(x, NamedSharding(mesh, x_spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, kernel_spec))
     compiled = jax.jit(step(method)).lower(x, kernel).compile()
@@ -242,8 +244,9 @@ def test_explicit_axes_and_groups(method, x_spec, kernel_spec, groups):
     assert "all-gather" not in compiled.as_text() or x_spec != P(("batch", "model"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["input", "kernel", "both"])
+@pytest.mark.parametrize(
+    ("axes", "method"), crossed([(0, None), (None, 0), (0, 0)], METHODS, strength=1)
+)
 def test_vmap_inside_shard_map(axes, method):
     mesh = mesh_of("auto")
     x, kernel = data()
@@ -261,7 +264,7 @@ def test_vmap_inside_shard_map(axes, method):
     mapped = jax.shard_map(
         local(method), mesh=mesh, in_specs=(batch, P()), out_specs=(batch, P(None, "batch"))
     )
-    assert_same(quick_jit(mapped)(x, kernel), quick_jit(local("fft"))(x, kernel))
+    assert_same(jax.jit(mapped)(x, kernel), jax.jit(local("fft"))(x, kernel))
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
