@@ -45,7 +45,8 @@ test-full: test  ## Run every case of every test (slower).
 coverage: COVERAGE = --cov --cov-report=term --cov-fail-under=95
 coverage: test  ## Run the tests and measure which lines and branches they reach (slower).
 
-lint: $(VENV)/.linters  ## Check format, style and types.
+lint: $(VENV)/.linters  ## Check format, style, types, and the rules of imports and lengths.
+	$(BIN)/python -m pytest -q tests/test_rules.py tests/experiments/test_rooms.py
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

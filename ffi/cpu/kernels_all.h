@@ -1,6 +1,6 @@
 // The table of kernels of one instruction set; see kernels_*.cpp.
+#include "contractions.h"
 #include "fourier.h"
-#include "multiply.h"
 #include "transform.h"
 
 namespace bandjax {
