@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 from bandjax._bands.band import Band
 from bandjax._bands.boxes import kept_per_axis
 from bandjax._flax.capture import LayerSignals, joined
+from bandjax._optional import report_module
 from bandjax.plot._magnitudes import (
     PARTS,
     Place,
@@ -275,7 +275,7 @@ def _shade(ax: Axes, modes: tuple[int, ...] | None, g: int, dc: Place) -> None:
     low = first_frequency(g, dc)
     high = g // 2 if dc == "corner" else (g - 1) // 2
     ax.set_xlim(low - 0.5, high + 0.5)
-    ax.xaxis.set_major_locator(_report_module("matplotlib.ticker").MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(report_module("matplotlib.ticker").MaxNLocator(6, integer=True))
     if modes is not None:
         ends = max(-modes[0], low) - 0.5, min(modes[0], high) + 0.5
         ax.axvspan(*ends, color=_OUTLINE, alpha=0.2, linewidth=0, label="band")
@@ -305,7 +305,7 @@ def _heat_map(
         extent=(left - 0.5, left + columns - 0.5, top + rows - 0.5, top - 0.5),
         aspect="equal" if max(rows, columns) <= 4 * min(rows, columns) else "auto",
     )
-    ticker = _report_module("matplotlib.ticker")
+    ticker = report_module("matplotlib.ticker")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if dc == "corner":
@@ -324,7 +324,7 @@ def _heat_map(
 
 def _outline(ax: Axes, grid: tuple[int, ...], modes: tuple[int, ...], dc: Place) -> None:
     """Rectangles around the kept frequencies: the whole box, or its two corners S1 and S2."""
-    rectangle = _report_module("matplotlib.patches").Rectangle
+    rectangle = report_module("matplotlib.patches").Rectangle
     kept = min(2 * modes[0] + 1, grid[0])
     if dc == "centre":
         across = min(2 * modes[1] + 1, grid[1])
@@ -385,9 +385,9 @@ def _pairs(layers: Any) -> list[tuple[str, float | None]]:
 def _new_figure(size: tuple[float, float], path: str | os.PathLike[str] | None) -> Figure:
     figure: Figure
     if path is None:
-        figure = _report_module("matplotlib.pyplot").figure(figsize=size, layout="constrained")
+        figure = report_module("matplotlib.pyplot").figure(figsize=size, layout="constrained")
     else:  # Not in pyplot's list of open figures.
-        figure = _report_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
+        figure = report_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
     return figure
 
 
@@ -396,14 +396,3 @@ def _save(ax: Axes, path: str | os.PathLike[str] | None) -> None:
         figure = ax.get_figure(root=True)
         assert figure is not None
         figure.savefig(path, dpi=110)
-
-
-def _report_module(name: str) -> Any:
-    """Imports part of a package that the library itself does without."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise ImportError(
-            f"bandjax.plot draws with {package}: pip install 'bandjax[report]', or {package}"
-        ) from error

@@ -447,5 +447,4 @@ struct Multiplier {
 
 }  // namespace BANDJAX_ISA
 }  // namespace bandjax
-
 #endif  // BANDJAX_FFI_CPU_MULTIPLY_H_
