@@ -72,7 +72,9 @@ def start(topology: str, steps: int, out: Path) -> list[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "experiments.train", *RUN, *words, "--epochs", str(steps)]
     command += ["--checkpoint-every", "5steps", "--out", str(out)]
     # One device to a process, whatever the environment says.
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if "xla_force_host_platform_device_count" not in flag]
+    environment = {**os.environ, "XLA_FLAGS": " ".join(flags)}
     processes = []
     with socket.socket() as free:
         free.bind(("localhost", 0))

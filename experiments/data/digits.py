@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn import datasets
-from sklearn.model_selection import train_test_split
 
 from experiments.data._dataset import Dataset
 
@@ -14,6 +12,10 @@ def load_digits() -> Dataset:
 
     The images are ``(8, 8, 1)``; their grey levels 0 .. 16 are scaled to 0 .. 1.
     """
+    # Takes longer to import than JAX; other data sets do without.
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
     bunch = datasets.load_digits()
     images = (bunch.images[..., None] / 16).astype(np.float32)
     labels = bunch.target.astype(np.int32)

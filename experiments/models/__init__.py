@@ -74,9 +74,7 @@ def build(
         options = {"band": None if planned else band, "method": method}
         if remat == "blocks":
             options["remat"] = bandjax.nnx.remat
-        make = MODELS[name]
-        model = nnx.eval_shape(lambda: make(example_shape, classes, **options, rngs=nnx.Rngs(0)))
-        nnx.update(model, _initial(make, example_shape, classes, jax.random.key(seed)))
+        model = _begin(MODELS[name], example_shape, classes, options, jax.random.key(seed))
         if planned:
             bandjax.nnx.band_limit(model, band, method=method)
         if param_domain == "spectral":
@@ -89,28 +87,37 @@ def build(
     return model
 
 
-def _initial(
-    make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int, key: jax.Array
-) -> Any:
-    """The parameters and statistics that a network begins with, in dicts.
+def _begin(
+    make: Callable[..., nnx.Module],
+    example_shape: tuple[int, ...],
+    classes: int,
+    options: dict[str, Any],
+    key: jax.Array,
+) -> nnx.Module:
+    """A network with the parameters and statistics that it begins with.
 
     They are made by one program: of each layer's kernel by itself, random normal numbers take XLA
     more than a second to compile, together as long as a small network's training step.
     """
+
+    def network(key: jax.Array) -> nnx.Module:
+        return make(example_shape, classes, **options, rngs=nnx.Rngs(key))
+
     if isinstance(key, jax.core.Tracer):  # Within another program.
-        return _begin(make, example_shape, classes, key)
-    return _compiled_begin(make, example_shape, classes)(key)
-
-
-def _begin(
-    make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int, key: jax.Array
-) -> Any:
-    model = make(example_shape, classes, band=None, rngs=nnx.Rngs(key))
-    return nnx.to_pure_dict(nnx.state(model))
+        return network(key)
+    model = nnx.eval_shape(lambda: network(key))
+    nnx.update(model, _initial(make, example_shape, classes)(key))
+    return model
 
 
 @functools.cache
-def _compiled_begin(
+def _initial(
     make: Callable[..., nnx.Module], example_shape: tuple[int, ...], classes: int
 ) -> Callable[[jax.Array], Any]:
-    return quick_jit(functools.partial(_begin, make, example_shape, classes))
+    """Makes parameters and statistics, in dicts. They do not depend on the band."""
+
+    def initial(key: jax.Array) -> Any:
+        model = make(example_shape, classes, band=None, rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model))
+
+    return quick_jit(initial)

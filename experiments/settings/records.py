@@ -57,9 +57,10 @@ def read_runs(out: Path, settings: Record) -> dict[tuple[str, int], Record]:
             if [type(part) for part in key] != [str, int]:
                 raise TypeError("band or seed is of another kind")
             record["result"]["test_accuracy"], record["curves"]["test_accuracy"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            own = split_variant(key[0])[1]
+        except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not a record of a run: {error!r}") from error
-        differing = differing_setting(config, {**settings, **split_variant(key[0])[1]})
+        differing = differing_setting(config, {**settings, **own})
         if differing:
             name, was, now = differing
             raise UserError(

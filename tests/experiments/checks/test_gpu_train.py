@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -15,7 +15,7 @@ import bandjax
 from experiments.models import build
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
-from experiments.models.resnet import ResNet, resnet50
+from experiments.models.resnet import BasicBlock, PaddedBlock, ResNet, resnet8, resnet50
 from experiments.models.unet import UNet3D
 from experiments.settings.compiler import quick_jit
 from experiments.settings.errors import UserError
@@ -34,11 +34,10 @@ def test_parameters_and_logits(name):
     model = build(name, SHAPES[name], 10, band=None)
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert count == PARAMETERS[name]
-    x = jax.random.normal(jax.random.key(0), (3, *SHAPES[name]))
-    dense = model(x)
-    assert dense.shape == (3, 10)
-    limited = build(name, SHAPES[name], 10, band=bandjax.Compression(0.5))(x)
-    assert limited.shape == (3, 10)
+    other = build(name, SHAPES[name], 10, band=bandjax.Compression(0.5))
+    x = np.random.default_rng(0).normal(size=(3, *SHAPES[name])).astype(np.float32)
+    dense, limited = quick_jit(lambda x: (model(x), other(x)))(x)
+    assert dense.shape == limited.shape == (3, 10)
     assert np.abs(dense - limited).max() > 1e-3  # the band is in use
 
 
@@ -71,31 +70,36 @@ def growing(channels, growth, layers):
     return total, channels
 
 
-def test_known_numbers_of_parameters():
-    imagenet = {"band": None, "stem": "imagenet"}
-    shape = (224, 224, 3)
-    assert parameters(lambda: ResNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 11_689_512
-
-    expected, channels = 27 * 24, 24
+def densenet_by_hand(growth):
+    """Parameters of DenseNet-121 with the stem for CIFAR, for 10 classes."""
+    channels = 2 * growth
+    expected = 27 * channels
     for layers in (6, 12, 24, 16):
-        block, channels = growing(channels, 12, layers)
+        block, channels = growing(channels, growth, layers)
         expected += block
         if layers != 16:
             expected += 2 * channels + channels * (channels // 2)
             channels //= 2
-    expected += 2 * channels + channels * 10 + 10
-    small = {"band": None, "growth": 12}
-    assert parameters(lambda: DenseNet((32, 32, 3), 10, **small, rngs=nnx.Rngs(0))) == expected
+    return expected + 2 * channels + channels * 10 + 10
+
+
+def test_known_numbers_of_parameters():
+    imagenet = {"band": None, "stem": "imagenet"}
+    shape = (224, 224, 3)
+    assert parameters(lambda: ResNet(shape, 1000, **imagenet, rngs=nnx.Rngs(0))) == 11_689_512
+    assert densenet_by_hand(12) == 1_000_618
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "published"),
     [
+        ("resnet8", (32, 32, 3), 10, 75_290),
+        ("resnet20", (32, 32, 3), 10, 269_722),
         ("resnet18", (32, 32, 3), 10, 11_173_962),
         ("resnet18-pool", (32, 32, 3), 10, 11_173_962),
         ("resnet50", (224, 224, 3), 1000, 25_557_032),
         ("densenet121", (224, 224, 3), 1000, 7_978_856),
-        ("densenet121-12", (32, 32, 3), 10, 1_000_618),
+        ("densenet121-12", (32, 32, 3), 10, densenet_by_hand(12)),
     ],
 )
 def test_networks_by_name(name, shape, classes, published):
@@ -125,23 +129,24 @@ def test_the_papers_resnet18_pools_after_its_stem():
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", jnp.bfloat16), ("fp16", jnp.float16)])
 def test_half_precision_computes_in_half_and_keeps_float32(precision, dtype):
-    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
     half, full = (
         build("cnn", (8, 8, 1), 10, band=bandjax.Compression(0.5), precision=p)
         for p in (precision, "float32")
     )
-    logits = half(x)
+    logits, exact = quick_jit(lambda x: (half(x), full(x)))(x)
     assert logits.dtype == dtype
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype("float32")}
-    difference = np.abs(np.asarray(logits, np.float32) - full(x)).max()
-    assert 0 < difference < 16 * jnp.finfo(dtype).eps * np.abs(full(x)).max()
+    difference = np.abs(np.asarray(logits, np.float32) - exact).max()
+    assert 0 < difference < 16 * jnp.finfo(dtype).eps * np.abs(exact).max()
 
 
 SMALL = {
     "basic": ((8, 8, 3), functools.partial(ResNet, widths=(4, 8), blocks=(1, 1))),
+    "padded": ((8, 8, 3), functools.partial(resnet8, width=4)),
     "bottleneck": (
         (16, 16, 3),
-        functools.partial(resnet50, widths=(4, 8), blocks=(1, 1)),
+        functools.partial(resnet50, widths=(4,), blocks=(1,)),
     ),
     "densenet": ((8, 8, 3), functools.partial(DenseNet, growth=4, blocks=(2, 1))),
     "unet": ((8, 4, 8, 2), functools.partial(UNet3D, widths=(4, 6))),
@@ -149,24 +154,25 @@ SMALL = {
 }
 
 
-def step_of(name, band, **options):
-    """Logits, statistics and gradient of a training step."""
+def steps_of(name, *options):
+    """Logits, statistics and gradient of a training step, of each network that options tell."""
     shape, make = SMALL[name]
-    model = make(shape, 3, band=band, **options, rngs=nnx.Rngs(0))
-    model.train()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    x = np.random.default_rng(5).normal(size=(4, *shape)).astype(np.float32)
 
-    def loss(params, rest):
-        model = nnx.merge(graph, params, rest, copy=True)
-        logits = model(x)
-        return jnp.sum(jnp.sin(logits)), (logits, nnx.state(model, nnx.BatchStat))
+    def step(key, x, options):
+        model = make(shape, 3, **options, rngs=nnx.Rngs(key))
+        model.train()
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def step():
+        def loss(params, rest):
+            model = nnx.merge(graph, params, rest, copy=True)
+            logits = model(x)
+            return jnp.sum(jnp.sin(logits)), (logits, nnx.state(model, nnx.BatchStat))
+
         gradient, (logits, stats) = jax.grad(loss, has_aux=True)(params, rest)
         return jax.tree.leaves(logits), jax.tree.leaves(stats), jax.tree.leaves(gradient)
 
-    return step
+    x = np.random.default_rng(5).normal(size=(4, *shape)).astype(np.float32)
+    return quick_jit(lambda *data: [step(*data, each) for each in options])(jax.random.key(0), x)
 
 
 def assert_close(actual, expected, tolerance):
@@ -177,18 +183,21 @@ def assert_close(actual, expected, tolerance):
             assert np.abs(a - b).max() <= tolerance * largest
 
 
-@pytest.mark.parametrize("name", SMALL)
+def some(*names):
+    """By default these alone: what else there is shares their code."""
+    return [pytest.param(name, marks=[pytest.mark.full] * (name not in names)) for name in SMALL]
+
+
+@pytest.mark.parametrize("name", some("basic", "bottleneck", "densenet", "unet", "fcn"))
 def test_every_frequency_is_the_dense_network(name):
-    steps = (step_of(name, None), step_of(name, None, convolution=nnx.Conv))
-    ours, dense = quick_jit(lambda: [step() for step in steps])()
+    ours, dense = steps_of(name, {"band": None}, {"band": None, "convolution": nnx.Conv})
     assert_close(ours, dense, 1e-4)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", some("basic", "fcn"))
 def test_recomputed_blocks_change_nothing(name):
     band = bandjax.Compression(0.5)
-    steps = (step_of(name, band, remat=bandjax.nnx.remat), step_of(name, band))
-    spared, half = quick_jit(lambda: [step() for step in steps])()
+    spared, half = steps_of(name, {"band": band, "remat": bandjax.nnx.remat}, {"band": band})
     assert_close(spared, half, 1e-4)
 
 
@@ -206,3 +215,35 @@ def test_recomputed_blocks_change_nothing(name):
 def test_examples_that_a_network_cannot_take(make, shape, part):
     with pytest.raises(ValueError, match=part):
         make(shape, 3, band=None, rngs=nnx.Rngs(0))
+
+
+def test_resnet_with_the_papers_pooling(monkeypatch):
+    seen = []
+    call = BasicBlock.__call__
+    monkeypatch.setattr(
+        BasicBlock, "__call__", lambda block, x: seen.append(x.shape[1:]) or call(block, x)
+    )
+
+    def run(x):
+        for pool in (False, True):
+            options = {"stem_pool": pool, "widths": (4, 8), "blocks": (1, 1)}
+            model = ResNet((16, 16, 3), 5, band=None, **options, rngs=nnx.Rngs(0))
+            model.eval()
+            assert model(x).shape == (2, 5)
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((2, 16, 16, 3), "float32"))
+    assert seen == [(16, 16, 4), (16, 16, 4), (8, 8, 4), (8, 8, 4)]
+
+
+def test_a_padded_shortcut_takes_every_second_point():
+    """A block whose convolutions are zero is its shortcut."""
+    x = np.random.default_rng(2).normal(size=(2, 5, 6, 3)).astype(np.float32)
+    for width, stride in ((3, 1), (7, 2)):
+        conv = functools.partial(nnx.Conv, use_bias=False, rngs=nnx.Rngs(0))
+        zero = functools.partial(conv, kernel_init=nnx.initializers.zeros)
+        block = PaddedBlock(zero, 3, width, stride, nnx.Rngs(0))
+        block.eval()
+        expected = np.zeros((2, *x[:, ::stride, ::stride].shape[1:3], width), np.float32)
+        expected[..., :3] = np.maximum(x[:, ::stride, ::stride], 0)
+        np.testing.assert_array_equal(block(x), expected)
+        assert len(jax.tree.leaves(nnx.state(block, nnx.Param))) == 6  # two kernels, norms of two

@@ -1,0 +1,131 @@
+"""Several processes: as one device to rounding, and what ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.checks import devices as check
+from experiments.cluster import processes
+from experiments.settings.errors import UserError
+from experiments.train import main
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--process-id", "0"], "are given together or not at all"),
+        (
+            ["--coordinator", "localhost:1", "--processes", "2", "--process-id", "2"],
+            "process-id must satisfy 0 <= process-id < 2, got 2",
+        ),
+    ],
+)
+def test_wrong_clusters_are_one_line(tmp_path, capfd, words, line):
+    assert main(["--distributed", *words, "--out", str(tmp_path / "out")]) == 2
+    error = capfd.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_two_processes_train_as_one_and_end_together(tmp_path, monkeypatch):
+    steps = 6
+    # Of two devices each, and with several steps an epoch: their collectives must not mix with the
+    # votes on checkpoints and stops, which are under way meanwhile.
+    more = [word if word != "64" else "256" for word in check.RUN[:4]]
+    monkeypatch.setattr(check, "RUN", (*more, *check.RUN[4:]))
+    pair = "2 processes of 2 devices, data=2, model=2"
+    compared = check.compare(steps, tmp_path, [pair])
+    assert compared["differences"][pair] < 1e-4
+    folder = tmp_path / pair
+    names = {"compression-0.5_seed-0", "compression-0.5_seed-0.json", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == {*names, "curves.png", "job.json"}
+    record = json.loads((folder / "compression-0.5_seed-0.json").read_text())
+    assert record["devices"]["processes"] == 2
+
+    # One is asked to stop, and both do; both go on, one is lost, and the other ends.
+    out = tmp_path / "lost"
+    processes = check.start("2 processes", 400, out)
+    check.wait_for_checkpoint(processes, out)
+    processes[1].send_signal(signal.SIGTERM)
+    assert check.finish(processes) == [(0, ""), (0, "")]
+    processes = check.start("2 processes", 400, out)
+    check.wait_for_checkpoint(processes, out)
+    processes[0].kill()
+    status, line = check.finish(processes)[1]
+    assert status == 1
+    assert line.startswith("error: another process is lost, and so this one ends")
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (RuntimeError("UNKNOWN: Gloo all-reduce failed"), ("error: another process is lost", 1)),
+        (ValueError("DEADLINE_EXCEEDED: Barrier timed out"), ("error: another process is lost", 1)),
+        (UserError("the barrier is no file"), ("error: the barrier is no file", 2)),
+        (KeyboardInterrupt(), ("interrupted; ", 130)),
+        (RuntimeError("shapes differ"), None),
+        (TypeError("peer"), None),
+    ],
+)
+def test_what_ends_one_of_several_processes(monkeypatch, error, left):
+    """Its own fault keeps its traceback; of the others there is one line, and no wait for them."""
+    told = []
+    monkeypatch.setattr(processes, "connect", lambda cluster: None)
+    monkeypatch.setattr(processes, "_leave", lambda *what: told.append(what))
+    own = contextlib.nullcontext() if left else pytest.raises(type(error), match=str(error))
+    with own, processes.distributed(processes.Cluster()):
+        raise error
+    assert len(told) == (left is not None)
+    for text, status in told:
+        assert text.startswith(left[0])
+        assert status == left[1]
+
+
+def test_the_first_process_decides(monkeypatch):
+    """The others get its answer, or its error, and must have the options that it has."""
+    sent, received, differs = [], [], [False]
+
+    def broadcast(array):
+        sent.append(np.array(array))
+        return received.pop(0) if received else sent[-1]
+
+    def receive(answer):
+        text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+        received.extend([np.int32(len(text)), text])
+
+    def fails():
+        raise UserError("no folder")
+
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(processes.Agreement, "__init__", lambda self: None)
+    monkeypatch.setattr(processes.Agreement, "ask", lambda self, own, wait: (own or differs[0],))
+    assert processes.share(lambda: 3) == 3
+    assert sent == []  # One process asks nobody.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^no folder$"):
+        processes.share(fails)
+    assert json.loads(bytes(sent[1])) == {"error": "no folder"}
+    assert processes.share(lambda: [1, "two"]) == [1, "two"]
+
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    receive({"value": {"epochs": 3, "limit": None}})
+    assert processes.share(fails) == {"epochs": 3, "limit": None}
+    receive({"error": "no folder"})
+    with pytest.raises(UserError, match=r"^no folder$"):
+        processes.share(lambda: 0)
+    receive({"value": {"epochs": 3}})
+    processes.require_same({"epochs": 3})
+    receive({"value": {"epochs": 3}})
+    with pytest.raises(UserError, match="process 1 has epochs 4, process 0 has 3"):
+        processes.require_same({"epochs": 4})
+    differs[0] = True
+    receive({"value": {"epochs": 4}})
+    with pytest.raises(UserError, match="another process has other options"):
+        processes.require_same({"epochs": 4})
