@@ -76,6 +76,8 @@ SHAPES = {
     "stride four, of a grid of twos": (1, 3, Axis(90, 23, 45, step=4), Axis(270, 68, 100, step=4)),
     "more samples than points": (2, 2, Axis(54, 70, 27), Axis(60, 64, 25)),
     "strides around the circle": (1, 2, Axis(64, 70, 30, step=3), Axis(60, 64, 25, step=7)),
+    "the mean of the first axis": (2, 3, Axis(6, 5, 0, fast=False), Axis(96, 90, 40)),
+    "the mean of one sample": (2, 3, Axis(2, 1, 0, fast=False), Axis(96, 90, 40)),
     "no examples": (0, 3, Axis(64, 64, 20), Axis(64, 64, 20)),
     "sixteen channels": (5, 16, Axis(64, 50, 20), Axis(64, 64, 20)),
     "one axis": (3, 5, NONE, Axis(1000, 990, 300)),
