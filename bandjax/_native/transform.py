@@ -107,6 +107,7 @@ def _synthesis(spec: NativeTransformSpec) -> Operation:
 @functools.lru_cache(maxsize=1024)
 def _analysis_2d(spec: NativeTransformSpec) -> Operation:
     """Analysis of two axes: the kernel, and its XLA fallback."""
+
     def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         x = x.astype(spec.compute_dtype)
         re1, im1 = _matrix(table1, x.shape[2], box[1], half=True)
@@ -127,6 +128,7 @@ def _analysis_2d(spec: NativeTransformSpec) -> Operation:
 @functools.lru_cache(maxsize=1024)
 def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
     """Synthesis of two axes: the kernel, and its XLA fallback."""
+
     def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         re, im = re.astype(spec.compute_dtype), im.astype(spec.compute_dtype)
         re0, im0 = _matrix(table0, shape[0], box[0])
@@ -147,6 +149,7 @@ def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
 @functools.lru_cache(maxsize=1024)
 def _analysis_3d(spec: NativeTransformSpec) -> Operation:
     """Analysis of three axes: the CPU's kernel, or else one axis and then two."""
+
     def by_axes(x: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
         n, depth, *_, c = x.shape
         first, rest = map(_analysis_2d, _split_first(spec))
@@ -176,6 +179,7 @@ def _analysis_3d(spec: NativeTransformSpec) -> Operation:
 @functools.lru_cache(maxsize=1024)
 def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
     """Synthesis of three axes: the CPU's kernel, or else one axis and then two."""
+
     def by_axes(re: jax.Array, im: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[-2:]
         first, rest = map(_synthesis_2d, _split_first(spec))
