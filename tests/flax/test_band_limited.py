@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from choices import thinned
 from flax import linen as nn
 from flax import nnx
 from oracle import relative_gap as gap
@@ -242,10 +243,12 @@ def test_what_cannot_be_limited_in_linen_is_told():
     assert report.excluded == ["up", "local", "custom", "cls"]
 
 
-def test_a_third_party_model():
+@pytest.mark.parametrize("blocks", thinned([(1, 1), (2, 2, 2, 2)]))
+def test_a_third_party_model(blocks):
     jax_resnet = pytest.importorskip("jax_resnet")
-    model = jax_resnet.ResNet18(n_classes=5)
-    x = draw(2, 64, 64, 3)  # Fewer numbers, and batch norm leaves nothing of the last map.
+    model = jax_resnet.ResNet18(n_classes=5, stage_sizes=blocks)
+    # Fewer numbers, and batch norm leaves nothing of the last map.
+    x = draw(2, 16 * len(blocks), 16 * len(blocks), 3)
     variables = jax.jit(model.init)(jax.random.key(0), x)
     exact, dense = jax.jit(
         lambda variables, x: (
