@@ -26,7 +26,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # The shapes in the signatures of the core are checked in every test. (Public functions refuse
 # wrong arguments in their own words.)
 CHECKED = ["_conv.energy", "_conv.methods", "_conv.operator", "_native.product"]
-CHECKED += ["_native.transform", "_spectra"]
+CHECKED += ["_native.transform", "_spectra.fft", "_spectra.product", "_spectra.transform"]
 with install_import_hook([f"bandjax.{name}" for name in CHECKED], "beartype.beartype"):
     import bandjax  # noqa: F401
 

@@ -35,7 +35,7 @@ def canonical_padding(padding: Any) -> Any:
       TypeError: it is an array whose values are not known while tracing.
     """
     if isinstance(padding, str):
-        return padding.upper()
+        return padding.upper() if padding.upper() in PADDING_NAMES else padding
     return _listed("padding", padding)
 
 

@@ -250,11 +250,12 @@ def _count(kept: Sequence[Residual]) -> SavedBytes:
 
 def _kind(residual: Residual, eight_bits: bool) -> str:
     if residual.name == SPECTRUM_NAME:
+        if not (eight_bits and jnp.issubdtype(residual.dtype, jnp.floating)):
+            return SPECTRUM
         # Of each example, one for each channel or one for each frequency.
         shape = residual.shape
         scales = shape[-1] == 1 or set(shape[:-2]) <= {1} or set(shape[1:-1]) <= {1}
-        floating = jnp.issubdtype(residual.dtype, jnp.floating)
-        return SCALE if eight_bits and floating and scales else SPECTRUM
+        return SCALE if scales else SPECTRUM
     if residual.name == FILTER_NAME:
         return FILTER
     return CONV_INPUT if residual.convolved else OTHER

@@ -242,9 +242,9 @@ def test_linen_models():
         Energy(0.9),
         variables=variables,
         call=evaluate,
-        where=["BandConv_0", "shared", "again"],
+        where=["Conv_1", "shared", "again"],
     )
-    assert list(plan.layers) == ["BandConv_0", "shared", "again"]
+    assert list(plan.layers) == ["Conv_1", "shared", "again"]
     assert plan.left_out.keys() == {"Conv_0", "up"}
 
     apply = lambda *names: jax.jit(  # noqa: E731
@@ -258,9 +258,9 @@ def test_linen_models():
             for name in names
         ]
     )
-    seen = [apply("BatchNorm_0", "BandConv_0", "shared")(x) for x in batches]
+    seen = [apply("BatchNorm_0", "Conv_1", "shared")(x) for x in batches]
     inputs = {
-        "BandConv_0": [norm[0] for norm, *_ in seen],
+        "Conv_1": [norm[0] for norm, *_ in seen],
         "shared": [x for _, band, shared in seen for x in (band[0], shared[0])],
         "again": [shared[1] for *_, shared in seen],
     }

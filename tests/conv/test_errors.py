@@ -198,7 +198,7 @@ def test_type_of_groups():
 @pytest.mark.parametrize(
     ("padding", "kind", "rule"),
     [
-        ("same", ValueError, "'SAME'"),
+        ("equal", ValueError, "'equal'"),
         ("FULL", ValueError, "'FULL'"),
         (((1, 1),), ValueError, "2 spatial axes"),
         ((1, 1, 1), ValueError, "2 spatial axes"),

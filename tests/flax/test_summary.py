@@ -296,8 +296,8 @@ def test_a_linen_model():
     summary = bandjax.summary(LinenNet(), x, train=True)
     told = [(layer.path, layer.kind, layer.calls) for layer in summary.layers]
     assert told == [
-        ("LinenBlock_0/BandConv_0", "BandConv", 1),
-        ("recomputed/BandConv_0", "BandConv", 1),
+        ("LinenBlock_0/Conv_0", "BandConv", 1),
+        ("recomputed/Conv_0", "BandConv", 1),
         ("shared", "Conv", 2),
         ("Conv_0", "Conv", 1),
         ("ConvTranspose_0", "ConvTranspose", 1),
