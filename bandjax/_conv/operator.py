@@ -44,7 +44,8 @@ def _forward(
 def _backward(method: Method, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
     stored, level, kernel, filter_spectrum = residuals
     residual = method.format.decode(stored, kernel.dtype)
-    return method.gradients(residual, kernel, filter_spectrum, cts[0], level)
+    ct = jnp.asarray(cts[0])  # The caller's may be NumPy's.
+    return method.gradients(residual, kernel, filter_spectrum, ct, level)
 
 
 convolve.defvjp(_forward, _backward)

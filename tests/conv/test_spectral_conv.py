@@ -224,7 +224,7 @@ X, W = np.ones((1, 8, 8, 2), np.float32), np.ones((2, 5, 3, 2, 3), np.float32)
 @pytest.mark.parametrize(
     ("kind", "part", "arguments"),
     [
-        (ValueError, "method must be one of auto, fft, dft", {"method": "direct"}),
+        (ValueError, "method must be one of auto, dft, fft", {"method": "direct"}),
         (ValueError, "method must be one of", {"method": "best"}),
         (ValueError, "REFLECT", {"padding": "REFLECT"}),
         (ValueError, "2 axes of frequencies", {"kernel_spectrum": W[:, 0]}),
