@@ -6,7 +6,7 @@ every kernel, type, arithmetic and way to cut the work) and then through the XLA
 checks of shapes and types run here as they do on a GPU. What only a GPU can show is its own
 arithmetic, its speed, and that the launches and streams work: with ``BANDJAX_CUDA_LIBRARY`` naming
 a library that nvcc has built of the same sources, the tests through the handlers run on the GPU
-(``experiments/gpu_check.sh`` does so).
+(``experiments/checks/gpu_check.sh`` does so).
 """
 
 from __future__ import annotations
