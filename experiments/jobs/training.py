@@ -132,7 +132,7 @@ def _train_all(
     for number, (label, seed) in enumerate(todo, 1):
         title = f"run {number}/{len(todo)} · {label} · seed {seed}"
         if (label, seed) in data_of:
-            console.print(f"{title} · already done", highlight=False)
+            console.print(f"{title} · already done", highlight=False, soft_wrap=True)
             continue
         if Agreement().ask(stop.asked, wait=True)[0]:
             raise Stopped
