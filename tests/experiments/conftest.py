@@ -59,7 +59,8 @@ def quick_compile() -> Iterator[None]:
     Those of processes that the tests start, too: to the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.training.network._jit", quick_jit)
+        for module in ("training.network", "benchmarks.memory", "benchmarks.loop"):
+            patch.setattr(f"experiments.{module}._jit", quick_jit)
         patch.setattr("experiments.benchmarks.candidates._compiler_options", quick_options())
         flags = [f"--{name}={str(value).lower()}" for name, value in quick_options().items()]
         patch.setenv("XLA_FLAGS", " ".join([os.environ["XLA_FLAGS"], *flags]))
