@@ -6,17 +6,17 @@ BIN := $(VENV)/bin
 BUILD = $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build
 WORKERS ?= auto
 TESTS ?= tests
-SWEEP ?= 1
+CASES ?=
 SHAPES ?= 2400
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train test coverage lint format asan isa-check cuda-check benchmark figures clean
+.PHONY: help train test test-full coverage lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) SWEEP=$(SWEEP) SHAPES=$(SHAPES)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) CASES=$(CASES) SHAPES=$(SHAPES)"
 
 # The environment is made anew when its requirements or the native sources change.
 $(VENV)/.installed: pyproject.toml $(NATIVE)
@@ -36,14 +36,17 @@ train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and ba
 	  --band none compression=0.5 compression=0.5,remat=spectra \
 	    compression=0.5,remat=blocks,residual-dtype=int8
 
-test: $(VENV)/.installed  ## Run the tests.
-	$(BIN)/python -m pytest $(TESTS) --numprocesses $(WORKERS) --dist worksteal \
-	  --sweep-every $(SWEEP) $(COVERAGE)
+test: $(VENV)/.installed  ## Run the tests: of large sets of cases a part.
+	$(BIN)/python -m pytest $(TESTS) $(CASES) --numprocesses $(WORKERS) --dist worksteal $(COVERAGE)
+
+test-full: CASES = -m ""
+test-full: test  ## Run every case of every test (slower).
 
 coverage: COVERAGE = --cov --cov-report=term --cov-fail-under=95
 coverage: test  ## Run the tests and measure which lines and branches they reach (slower).
 
-lint: $(VENV)/.linters  ## Check format, style and types.
+lint: $(VENV)/.linters  ## Check format, style, types, and the rules of imports and lengths.
+	$(BIN)/python -m pytest -q tests/test_rules.py tests/experiments/test_rooms.py
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

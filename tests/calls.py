@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import effort
 import jax
 import jax.numpy as jnp
 import pytest
 from configs import Config
 
 import bandjax
+from bandjax._conv.methods import CLASSES
 
 STATUS = bandjax.native_status()
 # Skipped, and said to be, where the kernels were not built.
 native = pytest.mark.skipif(not STATUS.startswith("native: available"), reason=STATUS)
 
-PLAIN = ("fft", "dft", "direct", "auto")
+PLAIN = (*sorted({c.name for c in CLASSES if not c.native}), "auto")
 # "native" is the method "dft" by the native kernels; "dft" is the same by XLA.
 METHODS = (*PLAIN, pytest.param("native", marks=native))
 # Those that run here, for a test that goes through them itself; test_native.py tells of a gap.
@@ -41,27 +41,9 @@ def export_checks() -> list[jax.export.DisabledSafetyCheck]:
     return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
 
 
-@functools.cache
-def compiler_options() -> dict[str, Any]:
-    """What makes XLA compile a small program a few times faster, and the program slower.
-
-    The passes on operations, and so the values, stay; the code generator spares its effort. An XLA
-    without one of the options refuses to compile.
-    """
-    options = {}
-    for name, value in (
-        ("xla_backend_optimization_level", 0),
-        ("xla_cpu_use_fusion_emitters", False),
-    ):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-            options[name] = value
-    return options
-
-
-def quick_jit(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    """``jax.jit`` for programs that run once."""
-    return jax.jit(f, compiler_options=compiler_options(), **more)
+def optimised(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """``jax.jit`` with the compiler's usual effort, for tests of what it makes of a program."""
+    return jax.jit(f, compiler_options=effort.USUAL, **more)
 
 
 def band_of(config: Config) -> Any:
@@ -91,4 +73,4 @@ def by_every_method(
     def run(x: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
         return {method: call(x, kernel) for method, call in calls.items()}
 
-    return quick_jit(run)(*map(jnp.asarray, config.arrays()))
+    return jax.jit(run)(*map(jnp.asarray, config.arrays()))

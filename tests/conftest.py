@@ -1,18 +1,34 @@
-"""JAX settings that hold for every test."""
+"""JAX settings that hold for every test, and a run that ends in time."""
 
 from __future__ import annotations
 
 import os
+import time
+
+import effort
 
 DEVICES = 8
 
-# XLA reads its flags once, when the backend starts, hence before anything imports JAX.
+# XLA reads its flags once, when the backend starts, hence before anything imports JAX. What the
+# environment gave comes last, and counts.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={DEVICES}"]
+    [
+        f"--xla_force_host_platform_device_count={DEVICES}",
+        *effort.flags(),
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 ).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The shapes in the signatures of the core are checked in every test. (Public functions refuse
+# wrong arguments in their own words.)
+CHECKED = ["_conv.energy", "_conv.methods", "_conv.operator", "_native.product"]
+CHECKED += ["_native.transform", "_spectra.fft", "_spectra.product", "_spectra.transform"]
+with install_import_hook([f"bandjax.{name}" for name in CHECKED], "beartype.beartype"):
+    import bandjax  # noqa: F401
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,27 +41,33 @@ def x64():
         yield
 
 
+# ----------------------------------------------------------------------------------- out of time
+
+OUT_OF_TIME = "out of time (--seconds)"
+DEADLINE = pytest.StashKey[float]()
+
+
 def pytest_addoption(parser):
     parser.addoption(
-        "--sweep-every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of the parts of each random sweep run every N-th alone, and deselect the others",
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="skip what has not begun after so many seconds, and tell how much it was",
     )
 
 
-def pytest_collection_modifyitems(config, items):
-    every = config.getoption("--sweep-every")
-    seen: dict[str, int] = {}
-    kept, dropped = [], []
-    for item in items:
-        if "random_configurations" not in item.name:
-            kept.append(item)
-            continue
-        sweep = item.nodeid.partition("[")[0]
-        seen[sweep] = seen.get(sweep, -1) + 1
-        (dropped if seen[sweep] % every else kept).append(item)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+def pytest_configure(config):
+    config.stash[DEADLINE] = time.monotonic() + config.getoption("--seconds")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if time.monotonic() > item.config.stash[DEADLINE]:
+        pytest.skip(OUT_OF_TIME)
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    late = [report for report in skipped if OUT_OF_TIME in str(report.longrepr)]
+    if late:
+        terminalreporter.write_line(f"OUT OF TIME: {len(late)} cases did not run")

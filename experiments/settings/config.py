@@ -84,6 +84,7 @@ class Settings:
     plateau_patience: int = 50
 
     def __post_init__(self) -> None:
+        """Checks what no data set is needed for."""
         for name in ("epochs", "batch_size", "accumulate", "plateau_patience"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
             _require(getattr(self, name) < 2**31, f"{name} must be below 2^31", getattr(self, name))

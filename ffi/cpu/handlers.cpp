@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/fourier_plan.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -93,57 +94,143 @@ bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
          std::equal(shape.begin(), shape.end(), dimensions.begin());
 }
 
-ffi::Error Transform(ffi::ThreadPool threads, void (*kernel)(const TransformArgs&, Pool*),
-                     ffi::AnyBuffer samples, ffi::AnyBuffer re, ffi::AnyBuffer im,
-                     ffi::AnyBuffer table0, ffi::AnyBuffer table1) {
-  const auto size = samples.dimensions(), box = re.dimensions();
-  const auto rows0 = table0.dimensions(), rows1 = table1.dimensions();
-  if (size.size() != 4 || box.size() != 4 || rows0.size() != 2 || rows1.size() != 2) {
-    return Invalid("samples and spectrum must have 4 axes, the tables 2");
-  }
-  TransformArgs args{};
-  args.n = size[0], args.h = size[1], args.w = size[2], args.c = size[3];
-  args.k0 = box[0], args.k1 = box[1];
-  args.u0 = rows0[0] / 2, args.u1 = rows1[0] / 2;
-  if (!HasShape(re, {args.k0, args.k1, args.n, args.c}) ||
-      !HasShape(im, {args.k0, args.k1, args.n, args.c})) {
-    return Invalid("the spectrum must be (k0, k1, n, c), twice");
-  }
-  if (!HasShape(table0, {2 * args.u0 + 1, (args.h + 1) / 2}) ||
-      !HasShape(table1, {2 * args.u1 + 1, (args.w + 1) / 2}) || args.k1 != args.u1 + 1 ||
-      args.k0 > 2 * args.u0 + 1 || args.k0 < std::max<int64_t>(1, 2 * args.u0) || args.h < 1 ||
-      args.w < 1) {
+// One axis of a transform, from the sizes of samples, spectrum and table. The attributes `grid`,
+// `steps` and `inverse`, which are there together or not at all, tell what the table was made of.
+ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool half, int axis,
+                    ffi::Dictionary attributes, AxisShape* shape) {
+  const auto rows = table.dimensions();
+  if (rows.size() != 2) return Invalid("a table must have 2 axes");
+  const int64_t limit = rows[0] / 2;
+  if (samples < 1 || !HasShape(table, {2 * limit + 1, (samples + 1) / 2}) ||
+      (half ? kept != limit + 1 : kept > 2 * limit + 1 || kept < std::max<int64_t>(1, 2 * limit))) {
     return Invalid("the tables do not fit the samples and the spectrum");
   }
-  if (!KnownType(samples.element_type(), &args.sample_type) ||
-      !KnownType(re.element_type(), &args.spectrum_type) ||
-      im.element_type() != re.element_type() || table0.element_type() != table1.element_type()) {
-    return Invalid("the types must be float32, float64 or bfloat16");
+  *shape = {0, 0, samples, limit, half, false};
+  if (!attributes.contains("grid")) return ffi::Error::Success();
+  const auto grid = attributes.get<ffi::Span<const int64_t>>("grid");
+  const auto steps = attributes.get<ffi::Span<const int64_t>>("steps");
+  const auto inverse = attributes.get<bool>("inverse");
+  if (!grid.has_value() || !steps.has_value() || !inverse.has_value() ||
+      grid->size() <= static_cast<size_t>(axis) || steps->size() != grid->size()) {
+    return Invalid("grid and steps must have an integer for each axis, and inverse be a bool");
   }
-  const bool wide = args.sample_type == Type::kFloat64;
-  if (wide != (args.spectrum_type == Type::kFloat64) ||
-      table0.element_type() != (wide ? ffi::F64 : ffi::F32)) {
-    return Invalid("float64 is for samples, spectrum and tables together");
+  shape->grid = (*grid)[axis], shape->step = (*steps)[axis], shape->inverse = *inverse;
+  if (shape->grid < 1 || shape->grid > INT32_MAX / 2 || 2 * limit > shape->grid ||
+      shape->step < 1 || shape->step > INT32_MAX ||
+      (!half && kept != std::min(2 * limit + 1, shape->grid))) {
+    return Invalid("grid and steps do not fit the kept frequencies");
   }
-  args.samples = samples.untyped_data();
-  args.re = re.untyped_data(), args.im = im.untyped_data();
-  args.table0 = table0.untyped_data(), args.table1 = table1.untyped_data();
-  return Call(kernel, args, threads);
+  return ffi::Error::Success();
 }
 
-ffi::Error Analysis(ffi::ThreadPool threads, ffi::AnyBuffer samples, ffi::AnyBuffer table0,
-                    ffi::AnyBuffer table1, ffi::Result<ffi::AnyBuffer> re,
-                    ffi::Result<ffi::AnyBuffer> im) {
+// The fast kernels want three axes, with axes of one sample and one frequency in front.
+void SetPlans(const AxisShape* axes, const bool* fast, const ffi::AnyBuffer* tables,
+              const int64_t* kept, int rank, bool analysis, FourierArgs* args) {
+  const auto nothing = [&](int axis) {
+    return axes[axis].samples == 1 && kept[axis] == 1 && axes[axis].grid == 1;
+  };
+  bool alone = true;
+  for (int axis = 0; axis < rank - 1; ++axis) alone = alone && nothing(axis);
+  int to = 2;
+  for (int axis = rank - 1; axis >= 0; --axis) {
+    if (axis < rank - 1 && nothing(axis)) continue;
+    args->plans[to] = PlanOf(axes[axis], fast[axis], analysis, alone);
+    args->tables[to] = tables[axis].untyped_data();
+    args->kept[to--] = kept[axis];
+  }
+  for (; to >= 0; --to) {
+    args->plans[to] = PlanOf({1, 1, 1, 0, false, false}, false, analysis, false);
+    args->kept[to] = 1;
+  }
+}
+
+// Samples (n, 2 or 3 axes, c), their spectrum (2 or 3 axes, n, c) and a table for each axis.
+ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samples,
+                     ffi::AnyBuffer re, ffi::AnyBuffer im, const ffi::AnyBuffer* tables, int rank,
+                     ffi::Dictionary attributes) {
+  const auto size = samples.dimensions(), box = re.dimensions();
+  const size_t all = static_cast<size_t>(rank) + 2;
+  if (rank < 2 || rank > 3 || size.size() != all || box.size() != all) {
+    return Invalid("samples and spectrum must have 4 axes with two tables, 5 with three");
+  }
+  const int64_t n = size[0], c = size[rank + 1];
+  AxisShape axes[3];
+  for (int axis = 0; axis < rank; ++axis) {
+    const ffi::Error error = ReadAxis(size[axis + 1], box[axis], tables[axis], axis == rank - 1,
+                                      axis, attributes, &axes[axis]);
+    if (error.failure()) return error;
+  }
+  const auto parts = im.dimensions();
+  if (box[rank] != n || box[rank + 1] != c ||
+      !std::equal(parts.begin(), parts.end(), box.begin(), box.end())) {
+    return Invalid("the spectrum must be (kept..., n, c), twice");
+  }
+  Type sample_type, spectrum_type;
+  if (!KnownType(samples.element_type(), &sample_type) ||
+      !KnownType(re.element_type(), &spectrum_type) || im.element_type() != re.element_type()) {
+    return Invalid("the types must be float32, float64 or bfloat16");
+  }
+  const bool wide = sample_type == Type::kFloat64;
+  for (int axis = 0; axis < rank; ++axis) {
+    if (wide != (spectrum_type == Type::kFloat64) ||
+        tables[axis].element_type() != (wide ? ffi::F64 : ffi::F32)) {
+      return Invalid("float64 is for samples, spectrum and tables together");
+    }
+  }
+  const Kernels& kernels = ChosenKernels();
+  bool fast[3];
+  if (ChooseFourier(axes, rank, fast)) {
+    FourierArgs args{};
+    args.n = n, args.c = c;
+    args.samples = samples.untyped_data();
+    args.re = re.untyped_data(), args.im = im.untyped_data();
+    args.sample_type = sample_type, args.spectrum_type = spectrum_type;
+    SetPlans(axes, fast, tables, box.begin(), rank, analysis, &args);
+    return Call(analysis ? kernels.fourier_analysis : kernels.fourier_synthesis, args, threads);
+  }
+  TransformArgs args{};
+  args.n = n, args.h = axes[0].samples, args.w = axes[1].samples, args.c = c;
+  args.k0 = box[0], args.k1 = box[1];
+  args.u0 = axes[0].limit, args.u1 = axes[1].limit;
+  args.sample_type = sample_type, args.spectrum_type = spectrum_type;
+  args.samples = samples.untyped_data();
+  args.re = re.untyped_data(), args.im = im.untyped_data();
+  args.table0 = tables[0].untyped_data(), args.table1 = tables[1].untyped_data();
+  return Call(analysis ? kernels.analysis : kernels.synthesis, args, threads);
+}
+
+// The tables behind a transform's other operands.
+ffi::Error ReadTables(ffi::RemainingArgs rest, ffi::AnyBuffer (&tables)[3]) {
+  if (rest.size() < 2 || rest.size() > 3) return Invalid("there must be 2 or 3 tables");
+  for (size_t axis = 0; axis < rest.size(); ++axis) {
+    const auto table = rest.get<ffi::AnyBuffer>(axis);
+    if (!table.has_value()) return table.error();
+    tables[axis] = *table;
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error Analysis(ffi::ThreadPool threads, ffi::AnyBuffer samples, ffi::RemainingArgs rest,
+                    ffi::Result<ffi::AnyBuffer> re, ffi::Result<ffi::AnyBuffer> im,
+                    ffi::Dictionary attributes) {
+  ffi::AnyBuffer tables[3] = {samples, samples, samples};
+  const ffi::Error error = ReadTables(rest, tables);
+  if (error.failure()) return error;
   PreferHugePages(re->untyped_data(), re->size_bytes());
   PreferHugePages(im->untyped_data(), im->size_bytes());
-  return Transform(threads, ChosenKernels().analysis, samples, *re, *im, table0, table1);
+  return Transform(threads, true, samples, *re, *im, tables, static_cast<int>(rest.size()),
+                   attributes);
 }
 
 ffi::Error Synthesis(ffi::ThreadPool threads, ffi::AnyBuffer re, ffi::AnyBuffer im,
-                     ffi::AnyBuffer table0, ffi::AnyBuffer table1,
-                     ffi::Result<ffi::AnyBuffer> samples) {
+                     ffi::RemainingArgs rest, ffi::Result<ffi::AnyBuffer> samples,
+                     ffi::Dictionary attributes) {
+  ffi::AnyBuffer tables[3] = {re, re, re};
+  const ffi::Error error = ReadTables(rest, tables);
+  if (error.failure()) return error;
   PreferHugePages(samples->untyped_data(), samples->size_bytes());
-  return Transform(threads, ChosenKernels().synthesis, *samples, re, im, table0, table1);
+  return Transform(threads, false, *samples, re, im, tables, static_cast<int>(rest.size()),
+                   attributes);
 }
 
 // Shapes and types of a product; `x` and `y` are the spectra of input and output.
@@ -246,18 +333,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuAnalysis, Analysis,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
+                                  .RemainingArgs()
                                   .Ret<Buffer>()
-                                  .Ret<Buffer>());
+                                  .Ret<Buffer>()
+                                  .Attrs());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuSynthesis, Synthesis,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Arg<Buffer>()
-                                  .Ret<Buffer>());
+                                  .RemainingArgs()
+                                  .Ret<Buffer>()
+                                  .Attrs());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuMultiplySum, MultiplySum,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

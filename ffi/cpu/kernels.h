@@ -22,6 +22,8 @@ struct Pool {
   void (*run)(Pool* pool, int64_t tasks, void (*body)(void* data, int64_t task), void* data);
   // Memory of the calling thread, aligned to a cache line, valid until the thread asks again.
   void* (*scratch)(size_t bytes);
+  // Memory that all tasks of a call see, aligned likewise, valid until the call asks again or ends.
+  void* (*shared)(Pool* pool, size_t bytes);
   int64_t threads;  // how many may be at work
 };
 
@@ -35,6 +37,44 @@ struct TransformArgs {
   void* im;
   const void* table0;  // (2 u0 + 1, ceil(h / 2))
   const void* table1;  // (2 u1 + 1, ceil(w / 2))
+  Type sample_type, spectrum_type;
+};
+
+// One axis of a fast transform; fourier_plan.h tells more. A line of the axis is worked on in a
+// buffer of `room` complex numbers. `load_at` tells where in it each input goes, ~i meaning that it
+// is added to what is at i already; `empty` what no input reaches; `read_at` where each output is.
+// Of frequencies there are two entries, for u = 0 .. U: that of u, and that of -u.
+struct FourierPlan {
+  int64_t samples, limit, length, room;
+  bool fast;  // by the fast transform, else by the table
+  // Whether a real line alone is one complex line of half the length: points 2 m of the circle are
+  // the real parts, 2 m + 1 the imaginary ones. Places of samples, and empty ones of an analysis,
+  // are then twice the point, plus one for the imaginary part.
+  bool halved;
+  const int32_t* load_at;
+  const int32_t* read_at;
+  const int32_t* empty;
+  int64_t empties;
+  const int32_t* radices;  // of the passes, first to last
+  int64_t passes;
+  // The factors of the passes but the first, and of each frequency u >= 0 the phase (for an
+  // analysis) and weight: cosine and sine, or real and imaginary part, side by side.
+  const float *twiddles32, *factors32;
+  const double *twiddles64, *factors64;
+  // Of a halved line exp(-2 pi i u / (2 length)), for u = 0 .. U, as cosine and sine.
+  const float* turns32;
+  const double* turns64;
+};
+
+// Samples (n, size of axes 0 .. 2, c) and their spectrum (kept of axes 0 .. 2, n, c).
+struct FourierArgs {
+  int64_t n, c;
+  const FourierPlan* plans[3];
+  int64_t kept[3];
+  const void* tables[3];  // as of TransformArgs
+  void* samples;
+  void* re;
+  void* im;
   Type sample_type, spectrum_type;
 };
 
@@ -80,6 +120,8 @@ struct Kernels {
   const char* name;
   void (*analysis)(const TransformArgs&, Pool*);
   void (*synthesis)(const TransformArgs&, Pool*);
+  void (*fourier_analysis)(const FourierArgs&, Pool*);
+  void (*fourier_synthesis)(const FourierArgs&, Pool*);
   void (*multiply_sum)(const MultiplyArgs&, Pool*);
   void (*input_product)(const MultiplyArgs&, Pool*);
   void (*filter_product)(const MultiplyArgs&, Pool*);

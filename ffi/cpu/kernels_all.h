@@ -1,5 +1,6 @@
 // The table of kernels of one instruction set; see kernels_*.cpp.
-#include "multiply.h"
+#include "contractions.h"
+#include "fourier.h"
 #include "transform.h"
 
 namespace bandjax {
@@ -8,6 +9,8 @@ const Kernels BANDJAX_TABLE = {
     BANDJAX_NAME,
     &BANDJAX_ISA::TransformTyped<true>,
     &BANDJAX_ISA::TransformTyped<false>,
+    &BANDJAX_ISA::FourierTyped<true>,
+    &BANDJAX_ISA::FourierTyped<false>,
     &BANDJAX_ISA::MultiplySumTyped,
     &BANDJAX_ISA::InputProductTyped,
     &BANDJAX_ISA::FilterProductTyped,

@@ -445,58 +445,6 @@ struct Multiplier {
   bool depthwise() const { return in == 1 && out == 1; }
 };
 
-template <typename A, typename S>
-void MultiplySum(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m{args};
-  const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
-  A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
-  if (m.depthwise()) {
-    m.template SpreadDepthwise<true>(pool, a, b, re, im);
-  } else {
-    m.template Spread<true>(pool, a, b, re, im);
-  }
-}
-
-template <typename A>
-void InputProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, A> m{args};
-  const A *a = static_cast<const A*>(args.y_re), *b = static_cast<const A*>(args.y_im);
-  A *re = static_cast<A*>(args.x_re), *im = static_cast<A*>(args.x_im);
-  if (m.depthwise()) {
-    m.template SpreadDepthwise<false>(pool, a, b, re, im);
-  } else {
-    m.template Spread<false>(pool, a, b, re, im);
-  }
-}
-
-template <typename A, typename S>
-void FilterProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m{args};
-  if (m.depthwise()) {
-    m.FilterProductDepthwise(pool);
-  } else {
-    m.FilterProduct(pool);
-  }
-}
-
-inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return MultiplySum<double, double>(args, pool);
-  if (args.x_type == Type::kBFloat16) return MultiplySum<float, BFloat16>(args, pool);
-  return MultiplySum<float, float>(args, pool);
-}
-
-inline void InputProductTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return InputProduct<double>(args, pool);
-  return InputProduct<float>(args, pool);
-}
-
-inline void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return FilterProduct<double, double>(args, pool);
-  if (args.x_type == Type::kBFloat16) return FilterProduct<float, BFloat16>(args, pool);
-  return FilterProduct<float, float>(args, pool);
-}
-
 }  // namespace BANDJAX_ISA
 }  // namespace bandjax
-
 #endif  // BANDJAX_FFI_CPU_MULTIPLY_H_

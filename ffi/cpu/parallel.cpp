@@ -1,5 +1,9 @@
 #include "parallel.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -58,11 +62,61 @@ struct Memory {
   ~Memory() { std::free(begin); }
 };
 
+// The last call's shared memory, for the next: calls mostly follow one another, and fresh pages of
+// the system cost as much as the work on them.
+struct Spare {
+  std::mutex mutex;
+  void* begin = nullptr;
+  size_t bytes = 0;
+};
+Spare& TheSpare() {
+  static auto* spare = new Spare;  // to the program's end
+  return *spare;
+}
+
 }  // namespace
 
 ThreadedPool::ThreadedPool(int64_t threads, Schedule schedule)
-    : Pool{&ThreadedPool::Run, &ThreadedPool::Scratch, std::max<int64_t>(threads, 1)},
+    : Pool{&ThreadedPool::Run, &ThreadedPool::Scratch, &ThreadedPool::Shared,
+           std::max<int64_t>(threads, 1)},
       schedule_(std::move(schedule)) {}
+
+ThreadedPool::~ThreadedPool() {
+  if (shared_ == nullptr) return;
+  Spare& spare = TheSpare();
+  std::lock_guard<std::mutex> lock(spare.mutex);
+  if (spare.bytes < shared_bytes_) {
+    std::swap(spare.begin, shared_);
+    std::swap(spare.bytes, shared_bytes_);
+  }
+  std::free(shared_);
+}
+
+void* ThreadedPool::Shared(Pool* pool, size_t bytes) {
+  auto* self = static_cast<ThreadedPool*>(pool);
+  if (self->shared_bytes_ >= bytes) return self->shared_;
+  std::free(self->shared_);
+  self->shared_ = nullptr, self->shared_bytes_ = 0;
+  {
+    Spare& spare = TheSpare();
+    std::lock_guard<std::mutex> lock(spare.mutex);
+    if (spare.bytes >= bytes) {
+      std::swap(spare.begin, self->shared_);
+      std::swap(spare.bytes, self->shared_bytes_);
+      return self->shared_;
+    }
+  }
+  constexpr size_t kHuge = 2 << 20;
+  const size_t unit = bytes < kHuge ? 4096 : kHuge;
+  const size_t rounded = (bytes + unit - 1) / unit * unit;
+  self->shared_ = std::aligned_alloc(unit, rounded);
+  if (self->shared_ == nullptr) throw std::bad_alloc();
+  self->shared_bytes_ = rounded;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (unit == kHuge) madvise(self->shared_, rounded, MADV_HUGEPAGE);
+#endif
+  return self->shared_;
+}
 
 void* ThreadedPool::Scratch(size_t bytes) {
   thread_local Memory memory;

@@ -18,12 +18,19 @@ class ThreadedPool : public Pool {
   // `threads` counts those that `schedule` reaches.
   ThreadedPool(int64_t threads, Schedule schedule);
 
+  ~ThreadedPool();
+  ThreadedPool(const ThreadedPool&) = delete;
+  ThreadedPool& operator=(const ThreadedPool&) = delete;
+
   // The scratch memory is kept by each thread for its next task; the call allocates nothing then.
   static void* Scratch(size_t bytes);
 
  private:
   static void Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), void* data);
+  static void* Shared(Pool* pool, size_t bytes);
 
+  void* shared_ = nullptr;
+  size_t shared_bytes_ = 0;
   Schedule schedule_;
 };
 

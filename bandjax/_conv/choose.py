@@ -1,0 +1,72 @@
+"""The one choice of the method that computes a convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from bandjax._conv.geometry import ConvGeometry
+from bandjax._conv.methods import CLASSES, Direct, FilterDomain, Method
+from bandjax._conv.options import ConvSpec
+from bandjax._native import call as native_call
+from bandjax._spectra.types import compute_dtype
+
+
+def choose(
+    geometry: ConvGeometry,
+    spec: ConvSpec,
+    dtype: np.dtype[Any],
+    domain: FilterDomain = "spatial",
+    platform: str | None = None,
+) -> type[Method]:
+    """Returns the class that computes a convolution.
+
+    A method that is named is computed by native kernels where there are some; ``"auto"`` takes the
+    least estimated cost. With every frequency kept that is the backend's own convolution, to the
+    last bit, unless native kernels are surely faster.
+
+    Args:
+      geometry: shapes and band.
+      spec: method and implementation asked for.
+      dtype: of the arrays.
+      domain: whether the filter is given by its taps or by its spectrum.
+      platform: as ``jax.default_backend()`` names it, which is the default.
+
+    Raises:
+      RuntimeError: native kernels are asked for, and there are none.
+      ValueError: they are asked for a method or a type that they do not have; or the method does
+        not take such a filter.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    classes = [c for c in CLASSES if c.supports(geometry, dtype, platform, domain)]
+    if spec.implementation == "native":
+        _require_native(spec.method, dtype, platform)
+        classes = [c for c in classes if c.native]
+    elif spec.implementation == "xla" or not spec.recompute_filter or platform != "cpu":
+        # The native kernels never hold the filter's spectrum. On accelerators they are not
+        # measured: they are used where they are asked for.
+        classes = [c for c in classes if not c.native]
+    if spec.method != "auto":
+        named = [c for c in classes if c.name == spec.method]
+        if not named:
+            names = ", ".join(dict.fromkeys(("auto", *(c.name for c in classes))))
+            raise ValueError(
+                f"method must be one of {names} with a spectral filter, got {spec.method!r}"
+            )
+        return max(named, key=lambda c: c.native)
+    if geometry.exact and Direct in classes:
+        classes = [c for c in classes if c.native or c is Direct]
+    return min(classes, key=lambda c: c.cost(geometry, platform))
+
+
+def _require_native(method: str, dtype: np.dtype[Any], platform: str) -> None:
+    if not any(c.native and method in ("auto", c.name) for c in CLASSES):
+        names = ", ".join(repr(c.name) for c in CLASSES if c.native)
+        raise ValueError(f"implementation 'native' computes method {names}, got method={method!r}")
+    native_call.require(platform)
+    if not native_call.supports(compute_dtype(dtype), platform):
+        raise ValueError(
+            f"implementation 'native' computes {dtype} on the CPU alone, not on {platform!r}"
+        )

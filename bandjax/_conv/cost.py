@@ -1,0 +1,210 @@
+"""Estimated times, by which ``method="auto"`` compares methods.
+
+Each function returns the nanoseconds of one training call (output and both gradients) from shapes,
+band and platform alone:
+
+* :func:`dft` and :func:`fft` transform input and output four times in all and the kernel three
+  times, multiply, and pass over the spectra of the filter.
+* :func:`native_dft` is ``dft`` by the native kernels on the CPU.
+* :func:`direct` transforms the input five times, and convolves densely three times. With every
+  frequency kept it is the backend's own convolution.
+
+The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
+timings of ResNet-18, FCN, depthwise and three-dimensional layers on two AVX-512 cores with jax
+0.10.2. Those of accelerators follow data-sheet ratios and are not measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from bandjax._conv.geometry import ConvGeometry
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rates:
+    """Nanoseconds on one platform.
+
+    Attributes:
+      multiply: one real multiply-add of a matrix product.
+      sample: reading, transposing and writing one number of a transform.
+      filter: all passes over one number of a filter's spectrum.
+      fft: one number on a grid, for one fast Fourier transform.
+      dense: one multiply-add of a dense convolution of one spatial axis.
+      dense_nd: the same of more axes, unpadded (XLA's CPU backend is fast on SAME alone).
+      wide: input channels from which on a dense convolution reaches these rates.
+      wide_group: the same, in each of several groups.
+    """
+
+    multiply: float
+    sample: float
+    filter: float
+    fft: float
+    dense: float
+    dense_nd: float
+    wide: int
+    wide_group: int
+
+
+_CPU = _Rates(
+    multiply=0.012,
+    sample=2.5,
+    filter=4.0,
+    fft=4.5,
+    dense=0.011,
+    dense_nd=0.025,
+    wide=4,
+    wide_group=32,
+)
+_ACCELERATOR = _Rates(
+    multiply=2e-5,
+    sample=4e-3,
+    filter=8e-3,
+    fft=2e-2,
+    dense=2e-5,
+    dense_nd=2e-5,
+    wide=16,
+    wide_group=32,
+)
+
+
+# Beyond this many points a Fourier matrix costs more than the fast transform, and much memory.
+_LONG_GRID = 768
+
+
+def transform_of_projection(geometry: ConvGeometry) -> Literal["dft", "fft"]:
+    """Returns how ``direct`` projects the input on the band."""
+    return "fft" if max(geometry.grid) > _LONG_GRID else "dft"
+
+
+def dft(geometry: ConvGeometry, platform: str) -> float:
+    """Of truncated matrix products."""
+    rates, batch = _rates(platform), geometry.examples
+    size, out, taps = ([getattr(a, n) for a in geometry.axes] for n in ("size", "out", "taps"))
+    return (
+        _product(geometry, rates)
+        + 2 * _matrices(geometry, rates, size, batch * geometry.in_features)
+        + 2 * _matrices(geometry, rates, out, batch * geometry.out_features)
+        + rates.multiply * 3 * _pairs(geometry) * transform_multiply_adds(taps, geometry)
+    )
+
+
+def fft(geometry: ConvGeometry, platform: str) -> float:
+    """Of fast transforms of the whole grid."""
+    rates, batch = _rates(platform), geometry.examples
+    circle = rates.fft * math.prod(geometry.grid)
+    channels = 2 * batch * (geometry.in_features + geometry.out_features) + 3 * _pairs(geometry)
+    return _product(geometry, rates) + circle * channels
+
+
+def direct(geometry: ConvGeometry, platform: str) -> float:
+    """Of the projection on the band and the backend's convolution."""
+    if geometry.exact:
+        return _exact(geometry)
+    rates, axes = _rates(platform), geometry.axes
+    inputs = geometry.examples * geometry.in_features
+    dense = rates.dense if len(axes) == 1 else rates.dense_nd
+    dense *= _narrow(geometry, rates)
+    products = math.prod(axis.out * axis.taps for axis in axes) * _pairs(geometry)
+    if transform_of_projection(geometry) == "fft":
+        projection = 5 * rates.fft * math.prod(geometry.grid) * inputs
+    else:
+        size = [axis.size for axis in axes]
+        window = [axis.size + axis.taps - 1 for axis in axes]
+        projection = 2 * _matrices(geometry, rates, size, inputs)
+        projection += 3 * _matrices(geometry, rates, window, inputs)
+    return dense * 3 * geometry.examples * products + projection
+
+
+def _rates(platform: str) -> _Rates:
+    return _CPU if platform == "cpu" else _ACCELERATOR
+
+
+def _pairs(geometry: ConvGeometry) -> int:
+    """Pairs of an input and an output channel that a filter connects."""
+    return geometry.in_features // geometry.groups * geometry.out_features
+
+
+def _narrow(geometry: ConvGeometry, rates: _Rates) -> float:
+    """How much slower a dense convolution is for want of input channels."""
+    per_group = geometry.in_features // geometry.groups
+    return max(1.0, (rates.wide if geometry.groups == 1 else rates.wide_group) / per_group)
+
+
+def _product(geometry: ConvGeometry, rates: _Rates) -> float:
+    """The three multiply-sums, and the passes over the filter's spectrum."""
+    coefficients = geometry.kept * _pairs(geometry)
+    batch = geometry.examples
+    return rates.multiply * 9 * coefficients * batch + rates.filter * 2 * coefficients
+
+
+def _matrices(
+    geometry: ConvGeometry, rates: _Rates, samples: Sequence[int], channels: int
+) -> float:
+    """One transform by matrix products."""
+    return max(
+        rates.sample * math.prod(samples) * channels,
+        rates.multiply * channels * transform_multiply_adds(samples, geometry),
+    )
+
+
+# Nanoseconds of the native kernels on the CPU, and lanes of a vector.
+_NATIVE_MULTIPLY = 0.005
+_NATIVE_FILTER = 0.92  # one coefficient of the filter's spectrum, in all three products
+_NATIVE_SAMPLE = 0.16  # one number that is moved
+_NATIVE_CALLS = 2.2e5
+_LANES = 16
+# Of XLA's own convolution at its best, with every frequency kept; in three dimensions it is slow.
+_DENSE_MULTIPLY = 0.0063
+_DENSE_MULTIPLY_3D = 0.04
+_MARGIN = 0.9  # of its cost that the native kernels must stay below, to be surely no slower
+
+
+def native_dft(geometry: ConvGeometry, platform: str) -> float:
+    """Of the native kernels, on the CPU."""
+    batch, kept = geometry.examples, geometry.kept
+    inputs, outputs = geometry.in_features, geometry.out_features
+    pairs = _pairs(geometry)
+    depthwise = pairs == inputs == outputs
+    sides = [
+        (inputs, [axis.size for axis in geometry.axes]),
+        (outputs, [axis.out for axis in geometry.axes]),
+    ]
+    transforms = sum(
+        batch * _whole_lanes(c) * transform_multiply_adds(n, geometry) for c, n in sides
+    )
+    if max(geometry.grid) > _LONG_GRID:
+        transforms *= 2  # The table is larger than the caches.
+    moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
+    return (
+        _NATIVE_MULTIPLY * (9 * kept * batch * pairs * (4 if depthwise else 1) + transforms)
+        + _NATIVE_FILTER * kept * pairs
+        + _NATIVE_SAMPLE * moved
+        + _NATIVE_CALLS
+    )
+
+
+def _whole_lanes(channels: int) -> int:
+    """Channels that are computed: whole vectors."""
+    return -(-channels // _LANES) * _LANES
+
+
+def _exact(geometry: ConvGeometry) -> float:
+    """What a method must stay below to be surely no slower than XLA's own convolution, on a CPU."""
+    rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
+    products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
+    return _MARGIN * rate * _narrow(geometry, _CPU) * 3 * products * _pairs(geometry)
+
+
+def transform_multiply_adds(samples: Sequence[int], geometry: ConvGeometry) -> int:
+    """Multiply-adds of one channel's transform, an axis after another, the last axis first."""
+    box = geometry.box
+    total = 0
+    for axis in reversed(range(len(box))):
+        parts = 2 if axis == len(box) - 1 else 4  # the last axis starts from real samples
+        others = math.prod(samples[:axis]) * math.prod(box[axis + 1 :])
+        total += parts * box[axis] * samples[axis] * others
+    return total

@@ -1,0 +1,415 @@
+"""The ways to compute a band-limited convolution: one class each, equal to rounding.
+
+With the partial DFT matrices ``A`` of the input's positions, ``B`` of the taps and ``S`` of the
+outputs (weighted, see :mod:`bandjax._spectra.partial_dft`), all compute
+
+    X = A x      W = B w      Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])      y = Re S Y
+
+A class tells how; :mod:`bandjax._conv.operator` has the derivative of all of them, and
+:mod:`bandjax._conv.choose` the choice. A further method is a further class in ``CLASSES``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from bandjax._conv import cost, energy
+from bandjax._conv.dense import DenseConvSpec, convolve
+from bandjax._conv.geometry import ConvGeometry
+from bandjax._conv.residuals import Residual, ResidualFormat
+from bandjax._native import call as native_call
+from bandjax._native import product as native_product
+from bandjax._native import transform as native_transform
+from bandjax._spectra.partial_dft import PartialDFT, gather_periodic, scatter_periodic
+from bandjax._spectra.product import ProductSpec, multiply_sum
+from bandjax._spectra.transform import TransformSpec, from_spectrum, to_spectrum
+from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, Spectrum, compute_dtype
+
+FilterDomain = Literal["spatial", "spectral"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """One convolution, all that is static about it, and how to compute it.
+
+    Arrays have one batch axis: ``x`` is ``(N, *spatial, C)``, ``y`` ``(N, *spatial_out, O)``,
+    spectra are frequency-major pairs of real arrays ``(*box, N, C)``. ``kernel`` holds taps
+    ``(*taps, C / groups, O)`` or, in the "spectral" domain, the filter's spectrum ``(2, *box,
+    C / groups, O)`` measured from the filter's centre.
+
+    Attributes:
+      geometry: grid, box and sample positions.
+      residual_dtype: type in which the residual is stored.
+      recompute_filter: whether the backward pass derives the filter's spectrum anew.
+      precision: of the matrix products.
+      filter_domain: what ``kernel`` holds.
+      name: of the method, as the argument ``method`` has it.
+      native: whether native kernels compute it.
+    """
+
+    geometry: ConvGeometry
+    residual_dtype: np.dtype[Any]
+    recompute_filter: bool = True
+    precision: Precision = None
+    filter_domain: FilterDomain = "spatial"
+
+    name: ClassVar[str]
+    native: ClassVar[bool] = False
+
+    @classmethod
+    @abc.abstractmethod
+    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+        """Estimated nanoseconds of one training call, for comparison with the other methods."""
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """Whether the method can compute a convolution of arrays of ``dtype``."""
+        return True
+
+    @abc.abstractmethod
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+        """Returns ``A x``."""
+
+    @abc.abstractmethod
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
+        """Returns ``Re A^H X``; ``like`` tells the type of a cotangent."""
+
+    @abc.abstractmethod
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y`` of the spectrum, or the input; linear in it and in ``kernel``.
+
+        ``dtype`` is that of the result with native kernels; it is the kernel's without.
+        """
+
+    @property
+    def keeps_filter(self) -> bool:
+        """Whether the filter's spectrum is a residual."""
+        return False
+
+    @property
+    def format(self) -> ResidualFormat:
+        """How residuals are stored."""
+        # A mean over the grid cannot overflow where its terms did not; the spectrum, a sum, could.
+        overflows = self.residual_dtype == jnp.float16 and not self.geometry.keeps_input
+        scale = math.prod(self.geometry.grid) if overflows else 1
+        return ResidualFormat(self.residual_dtype, scale, self.native)
+
+    @property
+    def input_dft(self) -> PartialDFT:
+        """``A``: of the input samples."""
+        return self.dft(tuple(axis.input_points for axis in self.geometry.axes))
+
+    @property
+    def kernel_dft(self) -> PartialDFT:
+        """``B``: of the taps."""
+        return self.dft(tuple(axis.kernel_points for axis in self.geometry.axes))
+
+    @property
+    def output_dft(self) -> PartialDFT:
+        """``S`` transposed: of the outputs."""
+        if self.filter_domain == "spectral":
+            points = [range(0, axis.out * axis.stride, axis.stride) for axis in self.geometry.axes]
+        else:
+            points = [axis.output_points for axis in self.geometry.axes]
+        return self.dft(tuple(points), inverse=True)
+
+    def dft(self, points: tuple[range, ...], *, inverse: bool = False) -> PartialDFT:
+        """The partial DFT of the kept frequencies at some positions."""
+        return PartialDFT(self.geometry.grid, self.geometry.modes, points, inverse)
+
+    def spectrum(self, residual: Residual) -> InputSpectrum:
+        """The spectrum that a residual is or gives."""
+        return residual if isinstance(residual, tuple) else self.analyse(residual)
+
+    def cut(self, spectrum: Spectrum, level: Int[Array, ""] | None) -> Spectrum:
+        """Sets to zero what lies outside the box of a level, if there is one."""
+        return spectrum if level is None else energy.cut(self.geometry, spectrum, level)
+
+    @abc.abstractmethod
+    def gradients(
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
+        """Returns the gradients of ``x`` and of ``kernel``.
+
+        Args:
+          residual: the spectrum or the input, as :meth:`convolve` takes it.
+          kernel: as in the forward pass.
+          filter_spectrum: that of the kernel, if it was kept.
+          ct: the cotangent of ``y``.
+          level: of an Energy band's box; the residual, where it is a spectrum, is cut already.
+        """
+
+
+class XlaMethod(Method):
+    """A method in plain JAX."""
+
+    @property
+    @abc.abstractmethod
+    def transform(self) -> TransformSpec:
+        """How transforms are computed."""
+
+    @property
+    def keeps_filter(self) -> bool:
+        """Whether the filter's spectrum is a residual."""
+        return not self.recompute_filter
+
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+        """Returns ``A x``."""
+        return to_spectrum(self.transform, self.input_dft, jnp.moveaxis(x, 0, -2))
+
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
+        """Returns ``Re A^H X``."""
+        return _batch_first(from_spectrum(self.transform, self.input_dft, spectrum))
+
+    def filter_spectrum(self, kernel: Float[Array, "*taps c O"]) -> FilterSpectrum:
+        """Returns ``B w``, two times ``(*box, C / groups, O)``."""
+        if self.filter_domain == "spectral":
+            return kernel[0], kernel[1]
+        return to_spectrum(self.transform, self.kernel_dft, kernel)
+
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y``."""
+        return self.convolve_spectra(residual, self.filter_spectrum(kernel))
+
+    def convolve_spectra(
+        self, residual: Residual, filter_spectrum: FilterSpectrum
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y`` of the filter's spectrum: multiply-sum, then synthesis."""
+        product = ProductSpec(self.geometry.groups, self.precision)
+        output_spectrum = multiply_sum(product, self.spectrum(residual), filter_spectrum)
+        return _batch_first(from_spectrum(self.transform, self.output_dft, output_spectrum))
+
+    def gradients(
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
+        """The transposes of the two linear maps: their vjp needs no value but the residuals."""
+        if level is not None:
+            cut = not isinstance(residual, tuple)
+            residual = self.spectrum(residual)
+            residual = self.cut(residual, level) if cut else residual
+        if filter_spectrum is None:
+            _, pull_back = jax.vjp(
+                lambda residual, kernel: self.convolve(residual, kernel, ct.dtype), residual, kernel
+            )
+            ct_residual, ct_kernel = pull_back(ct)
+        else:
+            _, pull_back = jax.vjp(self.convolve_spectra, residual, filter_spectrum)
+            ct_residual, ct_filter = pull_back(ct)
+            (ct_kernel,) = jax.vjp(self.filter_spectrum, kernel)[1](ct_filter)
+        if isinstance(ct_residual, tuple):
+            ct_residual = self.analyse_transposed(self.cut(ct_residual, level), ct)
+        return ct_residual, ct_kernel
+
+
+class Dft(XlaMethod):
+    """Truncated matrix products, axis after axis: nothing outside the band is computed."""
+
+    name = "dft"
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+        """See :class:`Method`."""
+        return cost.dft(geometry, platform)
+
+    @property
+    def transform(self) -> TransformSpec:
+        """How transforms are computed."""
+        return TransformSpec("dft", self.precision)
+
+
+class Fft(XlaMethod):
+    """``jnp.fft`` on the whole grid, of which the corners are kept."""
+
+    name = "fft"
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+        """See :class:`Method`."""
+        return cost.fft(geometry, platform)
+
+    @property
+    def transform(self) -> TransformSpec:
+        """How transforms are computed."""
+        return TransformSpec("fft", self.precision)
+
+
+class Direct(XlaMethod):
+    """The input's projection on the band, then the backend's own convolution."""
+
+    name = "direct"
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+        """See :class:`Method`."""
+        return cost.direct(geometry, platform)
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """A filter that is given by its spectrum has no taps."""
+        return domain == "spatial"
+
+    @property
+    def transform(self) -> TransformSpec:
+        """How the input is projected."""
+        return TransformSpec(cost.transform_of_projection(self.geometry), self.precision)
+
+    @property
+    def keeps_filter(self) -> bool:
+        """It has no spectrum of the filter."""
+        return False
+
+    @property
+    def window_dft(self) -> PartialDFT:
+        """Of every point that a tap reads."""
+        points = []
+        for axis in self.geometry.axes:
+            start = axis.output_points.start
+            length = (axis.out - 1) * axis.stride + axis.kernel_points[-1] + 1
+            points.append(range(start, start + length))
+        return self.dft(tuple(points), inverse=True)
+
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Evaluates the projection where taps read it, and convolves that."""
+        axes = self.geometry.axes
+        padding = ((0, 0),) * len(axes)
+        dilation = (1,) * len(axes)
+        if isinstance(residual, tuple) or not self.geometry.exact:
+            spectrum = self.spectrum(residual)
+            window = _batch_first(from_spectrum(self.transform, self.window_dft, spectrum))
+        elif axes[0].circular:
+            window = residual
+            points = zip(self.input_dft.points, self.window_dft.points, strict=True)
+            for i, (sampled, read) in enumerate(points, start=1):
+                window = scatter_periodic(window, self.geometry.grid[i - 1], sampled, i)
+                window = gather_periodic(window, read, i)
+        else:
+            window = residual
+            padding = tuple(axis.padding for axis in axes)
+            dilation = tuple(axis.input_dilation for axis in axes)
+        spec = DenseConvSpec(
+            size=window.shape[1:-1],
+            taps=kernel.shape[:-2],
+            out=tuple(axis.out for axis in axes),
+            strides=tuple(axis.stride for axis in axes),
+            padding=padding,
+            input_dilation=dilation,
+            kernel_dilation=tuple(axis.kernel_dilation for axis in axes),
+            groups=self.geometry.groups,
+            precision=self.precision,
+        )
+        return convolve(spec, window, kernel)
+
+
+class NativeDft(Method):
+    """:class:`Dft` by the native kernels, which never hold the filter's spectrum."""
+
+    name = "dft"
+    native = True
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+        """See :class:`Method`."""
+        return cost.native_dft(geometry, platform)
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """Where the kernels were built, and for taps."""
+        return domain == "spatial" and native_call.supports(compute_dtype(dtype), platform)
+
+    def _transform(
+        self, dft: PartialDFT, dtype: Any, spectrum_dtype: Any
+    ) -> native_transform.NativeTransformSpec:
+        return native_transform.NativeTransformSpec(
+            dft.centred, dtype, np.dtype(spectrum_dtype), self.precision
+        )
+
+    @property
+    def _product(self) -> native_product.NativeProductSpec:
+        shift = tuple(
+            axis.output_points[0] + axis.output_points[-1] - axis.input_points[-1]
+            for axis in self.geometry.axes
+        )
+        dft = dataclasses.replace(self.kernel_dft, shift=shift)
+        return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision)
+
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+        """Returns ``A x``, in the type in which it is stored if that is bfloat16."""
+        dtype = compute_dtype(x.dtype)
+        if self.residual_dtype == jnp.bfloat16 and not self.geometry.keeps_input:
+            dtype = dtype if dtype == jnp.float64 else self.residual_dtype
+        return native_transform.analysis(self._transform(self.input_dft, x.dtype, dtype), x)
+
+    def analyse_transposed(
+        self, spectrum: InputSpectrum, like: Any
+    ) -> Float[Array, "N *spatial C"]:
+        """Returns ``Re A^H X`` in the type of ``like``."""
+        spec = self._transform(self.input_dft, like.dtype, spectrum[0].dtype)
+        return native_transform.synthesis(spec, spectrum)
+
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y`` in ``dtype``."""
+        spectrum = native_product.multiply_sum(self._product, self.spectrum(residual), kernel)
+        spec = self._transform(self.output_dft, jnp.dtype(dtype), kernel.dtype)
+        return native_transform.synthesis(spec, spectrum)
+
+    def gradients(
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
+        """Step by step, so that no gradient is rounded to the type of the residual."""
+        spectrum = self.spectrum(residual)
+        spec = self._transform(self.output_dft, ct.dtype, kernel.dtype)
+        # The cotangent is cut, and with it both products.
+        ct_output = self.cut(native_transform.analysis(spec, ct), level)
+        ct_kernel = native_product.filter_product(self._product, spectrum, ct_output)
+        ct_spectrum = native_product.input_product(self._product, ct_output, kernel)
+        return self.analyse_transposed(ct_spectrum, ct), ct_kernel
+
+
+CLASSES: tuple[type[Method], ...] = (Direct, Dft, Fft, NativeDft)
+
+
+def _batch_first(samples: Float[Array, "*spatial N C"]) -> Float[Array, "N *spatial C"]:
+    """``(*spatial, N, C)`` to ``(N, *spatial, C)``."""
+    return jnp.moveaxis(samples, -2, 0)

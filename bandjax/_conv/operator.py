@@ -1,0 +1,118 @@
+"""The operator's core: what a convolution saves, and its derivative, for every method."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from bandjax._conv import energy
+from bandjax._conv.methods import Method, XlaMethod
+from bandjax._conv.residuals import FILTER_NAME, SPECTRUM_NAME, Quantised, Residual, with_name
+from bandjax._spectra.types import compute_dtype
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def convolve(
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> tuple[Float[Array, "N *spatial_out O"], Any]:
+    """Convolves ``x`` ``(N, *spatial, C)`` and returns the level of an Energy band's box, or None.
+
+    ``x`` is float32 or float64; by native kernels bfloat16 too. The derivative takes the box of an
+    Energy band for given.
+    """
+    return _forward(method, x, kernel)[0]
+
+
+def _forward(
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> tuple[Any, Any]:
+    """Returns ``y`` and the level, and the residuals: of the input, the level, and the kernel."""
+    stored, level, residual = _save(method, x, kernel)
+    if isinstance(method, XlaMethod) and method.keeps_filter:
+        filter_spectrum = with_name(method.filter_spectrum(kernel), FILTER_NAME)
+        y = method.convolve_spectra(residual, filter_spectrum)
+        return (y, level), (stored, level, kernel, filter_spectrum)
+    return (method.convolve(residual, kernel, x.dtype), level), (stored, level, kernel, None)
+
+
+def _backward(method: Method, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
+    stored, level, kernel, filter_spectrum = residuals
+    residual = method.format.decode(stored, kernel.dtype)
+    return method.gradients(residual, kernel, filter_spectrum, cts[0], level)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _save(
+    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> tuple[Residual | Quantised, jax.Array | None, Residual]:
+    """Returns what the backward pass keeps of ``x``, the level, and the residual to go on from.
+
+    The forward pass goes on from the rounded numbers: recomputation then starts from what is kept.
+    """
+    geometry, form = method.geometry, method.format
+    if geometry.energy is None:
+        whole = x if geometry.keeps_input else method.analyse(x)
+        stored = with_name(form.encode(whole, x.dtype), SPECTRUM_NAME)
+        return stored, None, form.decode(stored, kernel.dtype)
+    if geometry.keeps_input:
+        stored = with_name(form.encode(x, x.dtype), SPECTRUM_NAME)
+        spectrum = method.spectrum(form.decode(stored, kernel.dtype))
+        level = with_name(energy.find_level(geometry, spectrum, x), SPECTRUM_NAME)
+        return stored, level, method.cut(spectrum, level)
+    spectrum = method.analyse(x)
+    level = with_name(energy.find_level(geometry, spectrum, x), SPECTRUM_NAME)
+    stored = with_name(form.encode(method.cut(spectrum, level), x.dtype), SPECTRUM_NAME)
+    return stored, level, form.decode(stored, kernel.dtype)
+
+
+def apply(
+    method: Method,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
+    *,
+    reflect: bool = False,
+) -> tuple[Float[Array, "*batch_spatial_out O"], Int[Array, " rank"]]:
+    """Makes the batch one axis and the numbers float32 or float64, convolves, and undoes both.
+
+    Args:
+      method: how.
+      x: ``(batch..., *spatial, in)``.
+      kernel: as ``method`` takes it.
+      reflect: pad ``x`` by reflection first.
+
+    Returns:
+      ``(batch..., *spatial_out, out)``, and the limits of the kept box, int32 ``(axes,)``.
+    """
+    geometry = method.geometry
+    modes = jnp.asarray(geometry.modes, jnp.int32)
+    if any(isinstance(n, int) and n == 0 for n in geometry.output_shape):
+        return jnp.zeros(geometry.output_shape, x.dtype), modes
+    rank = len(geometry.axes)
+    if reflect:
+        x = _reflected(x, [axis.size for axis in geometry.axes])
+    dtype = x.dtype
+    compute = compute_dtype(dtype)
+    x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
+    # The native kernels read and write bfloat16 themselves.
+    stored = dtype if method.native and dtype == jnp.bfloat16 else compute
+    y, level = convolve(method, x.astype(stored), kernel.astype(compute))
+    if level is not None:
+        modes = energy.modes_of(geometry, level)
+    return y.astype(dtype).reshape(geometry.output_shape), modes
+
+
+def _reflected(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
+    """Pads the spatial axes of ``(batch..., *spatial, in)`` to ``sizes`` by reflection."""
+    widths = [(0, 0)] * x.ndim
+    for axis, size in enumerate(sizes, start=x.ndim - len(sizes) - 1):
+        added = size - x.shape[axis]
+        widths[axis] = (added // 2, added - added // 2)
+    return jnp.pad(x, widths, mode="reflect")

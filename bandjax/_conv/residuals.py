@@ -1,0 +1,134 @@
+"""What is saved for the backward pass: the input's spectrum or the input, in a narrower type."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
+
+from bandjax._spectra.types import InputSpectrum, compute_dtype
+
+SPECTRUM_NAME = "bandjax_spectrum"
+FILTER_NAME = "bandjax_filter_spectrum"
+
+Residual: TypeAlias = InputSpectrum | Float[Array, "N *spatial C"]
+"""The input's spectrum, two times ``(*box, N, C)``; or the input, ``(N, *spatial, C)``."""
+
+
+def with_name(tree: Any, name: str) -> Any:
+    """Names every array of a tree, for ``jax.checkpoint`` policies."""
+    return jax.tree.map(lambda a: checkpoint_name(a, name), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualFormat:
+    """In which numbers a residual is stored.
+
+    Attributes:
+      dtype: floating, or int8 (then with scales, see :class:`Quantised`).
+      scale: what a floating residual is divided by while it is stored.
+      read_as_stored: whether the reader takes bfloat16 as it is, beside float32.
+    """
+
+    dtype: np.dtype[Any]
+    scale: int = 1
+    read_as_stored: bool = False
+
+    def encode(self, residual: Residual, dtype: np.dtype[Any]) -> Residual | Quantised:
+        """Rounds a residual of an input of type ``dtype``."""
+        if self.dtype == jnp.int8:
+            return quantise(jax.tree.map(lambda a: a.astype(compute_dtype(dtype)), residual))
+        if self.scale != 1:
+            residual = jax.tree.map(lambda a: a / self.scale, residual)
+        return jax.tree.map(lambda a: a.astype(self.dtype), residual)
+
+    def decode(self, stored: Residual | Quantised, dtype: np.dtype[Any]) -> Residual:
+        """Returns the stored numbers in ``dtype``, in which the reader computes."""
+        if isinstance(stored, Quantised):
+            return stored.restored(dtype)
+        if self.read_as_stored and self.dtype == jnp.bfloat16 and dtype != jnp.float64:
+            return stored
+        residual: Residual = jax.tree.map(lambda a: a.astype(dtype), stored)
+        if self.scale != 1:
+            residual = jax.tree.map(lambda a: a * self.scale, residual)
+        return residual
+
+
+_LARGEST = 127
+
+
+class Quantised(NamedTuple):
+    """Integers and their scales, which every example has for itself.
+
+    Attributes:
+      values: int8, a spectrum (two times ``(*box, N, C)``) or samples ``(N, *spatial, C)``.
+      channel: scales of each example's channels, ``(1, ..., 1, N, C)`` of a spectrum,
+        ``(N, 1, ..., 1, C)`` of samples.
+      frequency: scales ``(*box, N, 1)``, which multiply the channel's; of samples
+        ``(N, 1, ..., 1)``.
+    """
+
+    values: Any
+    channel: Float[Array, "*channel_scales"]
+    frequency: Float[Array, "*frequency_scales"]
+
+    def restored(self, dtype: Any) -> Any:
+        """Returns the numbers that the integers stand for."""
+        scale = (self.channel * self.frequency.astype(self.channel.dtype)).astype(dtype)
+        return jax.tree.map(lambda a: a.astype(dtype) * scale, self.values)
+
+
+@jax.custom_jvp
+def quantise(residual: Any) -> Quantised:
+    """Rounds a spectrum, or samples, to 8 bits.
+
+    A channel's scale is its largest magnitude; a frequency's the largest magnitude that any
+    channel, so scaled, has there. Low frequencies are much stronger than high ones, and channels
+    differ: one scale for all would leave the weak ones no bits. Examples do not share scales: what
+    one keeps does not depend on the others of its batch. Infinity and NaN come back as NaN.
+    """
+    spectral = isinstance(residual, tuple)
+    parts = residual if spectral else (residual,)
+    rank = parts[0].ndim
+    magnitude = functools.reduce(jnp.maximum, map(jnp.abs, parts))
+    points = tuple(range(rank - 2)) if spectral else tuple(range(1, rank - 1))
+    channel = _positive(jnp.max(magnitude, points, keepdims=True))
+    axes = (rank - 1,) if spectral else (*points, rank - 1)
+    frequency = _positive(jnp.max(magnitude / channel, axes, keepdims=True)) / _LARGEST
+    # There are many of these: half of the bytes, at the price of 1/256 of a step.
+    frequency = frequency.astype(_frequency_dtype(channel.dtype))
+    scale = channel * frequency.astype(channel.dtype)
+
+    def rounded(a: jax.Array) -> jax.Array:
+        return jnp.clip(jnp.round(a / scale), -_LARGEST, _LARGEST).astype(jnp.int8)
+
+    return Quantised(jax.tree.map(rounded, residual), channel, frequency)
+
+
+def _frequency_dtype(compute: Any) -> Any:
+    return jnp.float32 if compute == jnp.float64 else jnp.bfloat16
+
+
+def quantised_bytes(examples: int, channels: int, coefficients: int, compute: Any) -> int:
+    """Returns the bytes of the scales of a residual with as many coefficients a channel."""
+    frequency = jnp.dtype(_frequency_dtype(compute)).itemsize
+    return examples * (channels * jnp.dtype(compute).itemsize + coefficients * frequency)
+
+
+@quantise.defjvp
+def _quantise_jvp(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "residual_dtype int8 has first derivatives alone: an integer has no derivative; "
+        "keep a floating type for higher ones"
+    )
+
+
+def _positive(scale: jax.Array) -> jax.Array:
+    return jnp.where(scale == 0, 1, scale)

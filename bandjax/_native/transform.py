@@ -1,0 +1,327 @@
+"""Truncated analysis and synthesis by the native kernels.
+
+Positions are measured from the middle of each axis, for there a real signal falls into an even and
+an odd half. Spectra so differ by a phase for each frequency from those of
+:mod:`bandjax._spectra.transform`, and the filter's positions make up for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from bandjax._native.call import by_platform, join_batch, repeat, split_batch
+from bandjax._parallel.partition import Arrays, Operation, partitioned
+from bandjax._spectra.partial_dft import PartialDFT
+from bandjax._spectra.types import InputSpectrum, Precision
+from bandjax._tables import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class NativeTransformSpec:
+    """All that is static about one transform.
+
+    Attributes:
+      samples: centred sample positions.
+      sample_dtype: of the samples, float32, bfloat16 or float64.
+      spectrum_dtype: of the spectrum; float64 goes with float64, any other with any other.
+      precision: of the products where there is no kernel.
+    """
+
+    dft: PartialDFT
+    sample_dtype: np.dtype[Any]
+    spectrum_dtype: np.dtype[Any]
+    precision: Precision = None
+
+    @property
+    def compute_dtype(self) -> np.dtype[Any]:
+        """The type of tables and sums."""
+        return np.dtype(np.float64 if self.sample_dtype == np.float64 else np.float32)
+
+    @property
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """The folded table of every axis."""
+        axes = range(len(self.dft.grid))
+        return tuple(_table(self.dft, axis, self.compute_dtype) for axis in axes)
+
+    def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """What tells the CPU's kernels of the tables, that they may transform without them."""
+        if platform != "cpu":
+            return {}
+        grid, steps = self.dft.grid, (points.step for points in self.dft.points)
+        return {
+            "grid": np.array(grid, np.int64),
+            "steps": np.fromiter(steps, np.int64),
+            "inverse": self.dft.inverse,
+        }
+
+    def einsum(self, pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.einsum(pattern, a, b, precision=self.precision)
+
+    def analyse(self, x: jax.Array) -> Arrays:
+        """:func:`analysis` of two or three axes, without its rule for derivatives."""
+        return _analysis(self)(x, *map(jnp.asarray, self.tables))
+
+    def synthesise(self, re: jax.Array, im: jax.Array) -> jax.Array:
+        """:func:`synthesis` of two or three axes, without its rule for derivatives."""
+        return _synthesis(self)(re, im, *map(jnp.asarray, self.tables))[0]
+
+
+# Transforms of two or three axes; a single axis gets one of length 1 in front. Where the kernels
+# have two at most, the first of three is transformed for itself.
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis(spec: NativeTransformSpec) -> Operation:
+    solid = len(spec.dft.grid) == 3
+    return partitioned(
+        _analysis_3d(spec) if solid else _analysis_2d(spec),
+        "n d h w c, o l, p q, r s -> t u v n c, t u v n c"
+        if solid
+        else "n h w c, p q, r s -> u v n c, u v n c",
+        shared="nc",
+        batching=_analyse_batch,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis(spec: NativeTransformSpec) -> Operation:
+    solid = len(spec.dft.grid) == 3
+    return partitioned(
+        _synthesis_3d(spec) if solid else _synthesis_2d(spec),
+        "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
+        if solid
+        else "u v n c, u v n c, p q, r s -> n h w c",
+        shared="nc",
+        batching=_synthesise_batch,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis_2d(spec: NativeTransformSpec) -> Operation:
+    """Analysis of two axes: the kernel, and its XLA fallback."""
+
+    def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
+        x = x.astype(spec.compute_dtype)
+        re1, im1 = _matrix(table1, x.shape[2], box[1], half=True)
+        re, im = (spec.einsum("vw,nhwc->vnhc", m, x) for m in (re1, im1))
+        re0, im0 = _matrix(table0, x.shape[1], box[0])
+        product = functools.partial(spec.einsum, "uh,vnhc->uvnc")
+        re, im = product(re0, re) - product(im0, im), product(re0, im) + product(im0, re)
+        return re.astype(spec.spectrum_dtype), im.astype(spec.spectrum_dtype)
+
+    def out_types(platform: str, x: jax.Array, *_: jax.Array) -> Any:
+        part = jax.ShapeDtypeStruct((*box, x.shape[0], x.shape[-1]), spec.spectrum_dtype)
+        return (part, part), ()
+
+    box = spec.dft.box
+    return by_platform("analysis", out_types, fallback, attributes=spec.attributes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
+    """Synthesis of two axes: the kernel, and its XLA fallback."""
+
+    def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
+        re, im = re.astype(spec.compute_dtype), im.astype(spec.compute_dtype)
+        re0, im0 = _matrix(table0, shape[0], box[0])
+        product = functools.partial(spec.einsum, "uh,uvnc->vnhc")
+        re, im = product(re0, re) + product(im0, im), product(re0, im) - product(im0, re)
+        re1, im1 = _matrix(table1, shape[1], box[1], half=True)
+        product = functools.partial(spec.einsum, "vw,vnhc->nhwc")
+        return ((product(re1, re) + product(im1, im)).astype(spec.sample_dtype),)
+
+    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
+        dft = (re.shape[2], *shape, re.shape[3])
+        return (jax.ShapeDtypeStruct(dft, spec.sample_dtype),), ()
+
+    box, shape = spec.dft.box, spec.dft.shape
+    return by_platform("synthesis", out_types, fallback, attributes=spec.attributes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _analysis_3d(spec: NativeTransformSpec) -> Operation:
+    """Analysis of three axes: the CPU's kernel, or else one axis and then two."""
+
+    def by_axes(x: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+        n, depth, *_, c = x.shape
+        first, rest = map(_analysis_2d, _split_first(spec))
+        planes = rest(x.reshape(n * depth, *x.shape[2:]), *tables)
+        lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
+        one = jnp.ones((1, 1), table0.dtype)
+        (a_re, a_im), (b_re, b_im) = (first(a, one, table0) for a in lines)
+        plus, minus = (a_re - b_im, a_im + b_re), (a_re + b_im, b_re - a_im)
+        re, im = (
+            jnp.concatenate([p[0], _negative(dft, m[0])])
+            .reshape(*dft.box, n, c)
+            .astype(spec.spectrum_dtype)
+            for p, m in zip(plus, minus, strict=True)
+        )
+        return re, im
+
+    def out_types(platform: str, x: jax.Array, *_: jax.Array) -> Any:
+        part = jax.ShapeDtypeStruct((*dft.box, x.shape[0], x.shape[-1]), spec.spectrum_dtype)
+        return (part, part), ()
+
+    dft = spec.dft
+    return by_platform(
+        "analysis", out_types, by_axes, attributes=spec.attributes, platforms=("cpu",)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
+    """Synthesis of three axes: the CPU's kernel, or else one axis and then two."""
+
+    def by_axes(re: jax.Array, im: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+        n, c = re.shape[-2:]
+        first, rest = map(_synthesis_2d, _split_first(spec))
+        one = jnp.ones((1, 1), table0.dtype)
+        re, im = (a.astype(spec.compute_dtype).reshape(dft.box[0], -1, c) for a in (re, im))
+        limit = dft.modes[0]
+        p_re, p_im = re[: limit + 1], im[: limit + 1]
+        m_re, m_im = (_mirrored(dft, a) for a in (re, im))
+        a_part, b_part = (p_re + m_re, p_im - m_im), (p_im + m_im, m_re - p_re)
+        planes = (
+            first(*(a[None] for a in part), one, table0)[0].reshape(
+                *dft.box[1:], n * dft.shape[0], c
+            )
+            for part in (a_part, b_part)
+        )
+        return (rest(*planes, *tables)[0].reshape(n, *dft.shape, c),)
+
+    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
+        shape = (re.shape[-2], *dft.shape, re.shape[-1])
+        return (jax.ShapeDtypeStruct(shape, spec.sample_dtype),), ()
+
+    dft = spec.dft
+    return by_platform(
+        "synthesis", out_types, by_axes, attributes=spec.attributes, platforms=("cpu",)
+    )
+
+
+def _matrix(
+    table: jax.Array, count: int, kept: int, *, half: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """The matrix ``(kept, count)`` that a folded table stands for: its real and imaginary part."""
+    limit, odd = len(table) // 2, count // 2
+    cosine = table[: limit + 1]
+    sine = jnp.pad(table[limit + 1 :], [(1, 0), (0, 0)])
+    cosine = jnp.concatenate([cosine, jnp.flip(cosine[:, :odd], 1)], 1)
+    sine = jnp.concatenate([sine, -jnp.flip(sine[:, :odd], 1)], 1)
+    if not half:
+        negative = slice(1, kept - limit)
+        cosine = jnp.concatenate([cosine, jnp.flip(cosine[negative], 0)])
+        sine = jnp.concatenate([sine, -jnp.flip(sine[negative], 0)])
+    return cosine, -sine
+
+
+def _analyse_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
+    x, *rest = args
+    n, *sizes = x.shape[1:]
+    return tuple(split_batch(a, size, n) for a in f(x.reshape(size * n, *sizes), *rest))
+
+
+def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
+    re, im = (
+        join_batch(a if b else repeat(a, size)) for a, b in zip(args[:2], batched[:2], strict=True)
+    )
+    (x,) = f(re, im, *args[2:])
+    return (x.reshape(size, args[0].shape[-2], *x.shape[1:]),)
+
+
+@tables
+def _table(dft: PartialDFT, axis: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Cosines, then sines, for the first half of an axis: ``(2 U + 1, ceil(samples / 2))``."""
+    limit = dft.modes[axis]
+    half = -(-len(dft.points[axis]) // 2)
+    matrix = dft.matrix(axis)[: limit + 1, :half]
+    return np.concatenate([matrix.real, -matrix.imag[1:]]).astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def analysis(spec: NativeTransformSpec, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+    """Maps samples ``(N, *spatial, C)`` to their centred spectrum, two times ``(*box, N, C)``."""
+    dft = spec.dft
+    n, c = x.shape[0], x.shape[-1]
+    if len(dft.grid) < 3:
+        inner = dataclasses.replace(spec, dft=_two_axes(dft))
+        spectrum = inner.analyse(x.reshape(n, *inner.dft.shape, c))
+        re, im = (a.reshape(*dft.box, n, c) for a in spectrum)
+        return re, im
+    re, im = spec.analyse(x)
+    return re, im
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def synthesis(spec: NativeTransformSpec, spectrum: InputSpectrum) -> Float[Array, "N *spatial C"]:
+    """Maps a centred spectrum to samples ``(N, *spatial, C)``: the adjoint of :func:`analysis`."""
+    dft = spec.dft
+    n, c = spectrum[0].shape[-2:]
+    if len(dft.grid) < 3:
+        inner = dataclasses.replace(spec, dft=_two_axes(dft))
+        re, im = (a.reshape(*inner.dft.box, n, c) for a in spectrum)
+        return inner.synthesise(re, im).reshape(n, *dft.shape, c)
+    return spec.synthesise(*spectrum)
+
+
+analysis.defvjp(
+    lambda spec, x: (analysis(spec, x), None), lambda spec, _, ct: (synthesis(spec, ct),)
+)
+synthesis.defvjp(
+    lambda spec, spectrum: (synthesis(spec, spectrum), None),
+    lambda spec, _, ct: (analysis(spec, ct),),
+)
+
+
+def _two_axes(dft: PartialDFT) -> PartialDFT:
+    if len(dft.grid) == 2:
+        return dft
+    return dataclasses.replace(
+        dft,
+        grid=(1, *dft.grid),
+        modes=(0, *dft.modes),
+        points=(range(1), *dft.points),
+        shift=(0, *dft.shift),
+    )
+
+
+def _split_first(spec: NativeTransformSpec) -> tuple[NativeTransformSpec, NativeTransformSpec]:
+    """The transforms of the first of three axes, and of the two others."""
+    dft = spec.dft
+
+    def part(axes: slice, **more: Any) -> PartialDFT:
+        return PartialDFT(
+            dft.grid[axes],
+            dft.modes[axes],
+            dft.points[axes],
+            shift=dft.shift[axes],
+            **more,
+        )
+
+    between = spec.compute_dtype
+    first = NativeTransformSpec(_two_axes(part(slice(0, 1))), between, between, spec.precision)
+    rest = NativeTransformSpec(
+        part(slice(1, 3), inverse=dft.inverse), spec.sample_dtype, between, spec.precision
+    )
+    return first, rest
+
+
+def _negative(dft: PartialDFT, spectrum: jax.Array) -> jax.Array:
+    """Of frequencies 0, 1, ... those that are kept with a minus sign too, in the box's order."""
+    negatives = dft.box[0] - dft.modes[0] - 1
+    return jnp.flip(spectrum[1 : negatives + 1], 0)
+
+
+def _mirrored(dft: PartialDFT, spectrum: jax.Array) -> jax.Array:
+    """The negative frequencies of a box under the positive ones; zero where there is none."""
+    limit = dft.modes[0]
+    negatives = jnp.flip(spectrum[limit + 1 :], 0)
+    return jnp.pad(negatives, [(1, limit - len(negatives))] + [(0, 0)] * (spectrum.ndim - 1))

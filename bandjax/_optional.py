@@ -1,0 +1,20 @@
+"""Packages that only some functions need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def report_module(name: str) -> Any:
+    """Imports part of a package that the library itself does without."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ImportError(
+            f"bandjax draws with {package}: pip install 'bandjax[report]', or {package}"
+        ) from error

@@ -1,0 +1,55 @@
+"""With GSPMD in place of Shardy programs on a mesh are computed, not aborted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+import bandjax
+
+jax.config.update("jax_use_shardy_partitioner", sys.argv[1] == "shardy")
+devices = int(sys.argv[2])
+mesh = jax.make_mesh((devices,), ("d",), axis_types=(AxisType.Auto,))
+rng = np.random.default_rng(0)
+x = jnp.asarray(rng.normal(size=(8, 8, 8, 8)), jnp.float32)
+kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 4)), jnp.float32)
+for method in ("dft", "fft", "direct"):
+    def loss(x, kernel):
+        y = bandjax.band_conv(x, kernel, bandjax.Compression(0.5), method=method)
+        return jnp.sin(y).sum()
+
+    step = jax.jit(jax.value_and_grad(bandjax.checkpoint(loss), (0, 1)))
+    wanted = jax.device_get(step(x, kernel))
+    for spec in (P("d"), P(None, "d"), P(None, None, None, "d"), P()):
+        spread = jax.device_put(x, NamedSharding(mesh, spec))
+        whole = jax.device_put(kernel, NamedSharding(mesh, P()))
+        actual = jax.device_get(step(spread, whole))
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted)):
+            assert np.allclose(a, b, rtol=1e-4, atol=1e-4), (method, spec)
+print("computed")
+"""
+
+
+@pytest.mark.parametrize("partitioner", ["gspmd", "shardy"])
+def test_every_method_on_a_mesh(partitioner):
+    devices = 2
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, partitioner, str(devices)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "computed"
