@@ -65,6 +65,7 @@ class Task:
     labels: tuple[int, ...] = ()
 
 
+_jit = jax.jit  # In one place, so that tests can compile with less effort.
 TASKS = {
     "resnet18": Task(ResNet, (32, 32, 3), 10, 32),
     "densenet121": Task(functools.partial(DenseNet, growth=12), (32, 32, 3), 10, 32),
@@ -166,7 +167,7 @@ class Step:
             updates, memory = optimizer.update(gradient, memory, params)
             return (optax.apply_updates(params, updates), stats, memory), loss
 
-        self.jitted = jax.jit(step, donate_argnums=0)
+        self.jitted = _jit(step, donate_argnums=0)
 
     def saved(self) -> bandjax.memory.SavedBytes:
         """What the backward pass keeps."""

@@ -14,11 +14,6 @@ from matplotlib.figure import Figure
 from experiments.settings.compiler import quick_jit, quick_options
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Registers the marker that pyproject.toml does not know yet."""
-    config.addinivalue_line("markers", "full: left to `make test-full`")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _standard_promotion() -> Iterator[None]:
     """Optax's Adam multiplies a float by an integer count: strict promotion would refuse it."""
@@ -28,15 +23,13 @@ def _standard_promotion() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Programs compiled once, by whichever process of this run of the tests comes first.
+    """Programs compiled once, whether by this process or by one that a test starts.
 
-    A job that is resumed, and a program that a test starts, have many in common.
+    A job and what resumes it have many in common. Each worker has a folder of its own: JAX warns,
+    and here that is an error, where a program is read that another process is still writing.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # The workers' folders lie side by side.
-        folder = folder.parent
     settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -59,7 +52,8 @@ def quick_compile() -> Iterator[None]:
     Those of processes that the tests start, too: to the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.training.network._jit", quick_jit)
+        for module in ("training.network", "benchmarks.memory", "benchmarks.loop"):
+            patch.setattr(f"experiments.{module}._jit", quick_jit)
         patch.setattr("experiments.benchmarks.candidates._compiler_options", quick_options())
         flags = [f"--{name}={str(value).lower()}" for name, value in quick_options().items()]
         patch.setenv("XLA_FLAGS", " ".join([os.environ["XLA_FLAGS"], *flags]))

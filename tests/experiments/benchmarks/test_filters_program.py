@@ -8,6 +8,8 @@ import pytest
 
 from experiments.benchmarks import filters, workloads
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture
 def small(monkeypatch):

@@ -11,6 +11,8 @@ import bandjax
 from experiments.benchmarks import memory
 from experiments.models.resnet import ResNet
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SMALL = memory.Task(
     functools.partial(ResNet, widths=(4, 8), blocks=(1, 1)), (8, 8, 3), classes=3, batch=4
 )

@@ -34,33 +34,55 @@ def test_wrong_clusters_are_one_line(tmp_path, capfd, words, line):
     assert not any(tmp_path.iterdir())
 
 
-def test_two_processes_train_as_one_and_end_together(tmp_path, monkeypatch):
-    steps = 6
-    # Of two devices each, and with several steps an epoch: their collectives must not mix with the
-    # votes on checkpoints and stops, which are under way meanwhile.
-    more = [word if word != "64" else "256" for word in check.RUN[:4]]
-    monkeypatch.setattr(check, "RUN", (*more, *check.RUN[4:]))
-    pair = "2 processes of 2 devices, data=2, model=2"
-    compared = check.compare(steps, tmp_path, [pair])
-    assert compared["differences"][pair] < 1e-4
-    folder = tmp_path / pair
-    names = {"compression-0.5_seed-0", "compression-0.5_seed-0.json", "summary.json"}
-    assert {path.name for path in folder.iterdir()} == {*names, "curves.png", "job.json"}
-    record = json.loads((folder / "compression-0.5_seed-0.json").read_text())
-    assert record["devices"]["processes"] == 2
+# Of two devices each, and with several steps an epoch: their collectives must not mix with the
+# votes on checkpoints and stops, which are under way meanwhile.
+PAIR = "2 processes of 2 devices, data=2, model=2"
 
-    # One is asked to stop, and both do; both go on, one is lost, and the other ends.
-    out = tmp_path / "lost"
-    processes = check.start("2 processes", 400, out)
-    check.wait_for_checkpoint(processes, out)
-    processes[1].send_signal(signal.SIGTERM)
-    assert check.finish(processes) == [(0, ""), (0, "")]
-    processes = check.start("2 processes", 400, out)
-    check.wait_for_checkpoint(processes, out)
-    processes[0].kill()
-    status, line = check.finish(processes)[1]
+
+@pytest.fixture
+def several_steps(monkeypatch):
+    """Four steps an epoch in place of one; the words of the run."""
+    words = [word if word != "64" else "256" for word in check.RUN[:4]]
+    monkeypatch.setattr(check, "RUN", (*words, *check.RUN[4:]))
+    # Both compile the same programs at once: none must read what the other is still writing.
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    return check.RUN
+
+
+@pytest.mark.usefixtures("quick_compile", "no_pictures")
+def test_two_processes_train_as_one_and_end_together(several_steps, tmp_path):
+    """One is asked to stop, and both do; both go on, one is lost, and the other ends."""
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    words = [*several_steps, "--epochs", "8", "--out"]
+    assert main([*words, str(alone)]) == 0
+    pair = check.start(PAIR, 8, out)
+    check.wait_for_checkpoint(pair, out)
+    pair[1].send_signal(signal.SIGTERM)
+    assert check.finish(pair) == [(0, ""), (0, "")]
+    pair = check.start(PAIR, 8, out)
+    check.wait_for_checkpoint(pair, out)
+    pair[0].kill()
+    status, line = check.finish(pair)[1]
     assert status == 1
     assert line.startswith("error: another process is lost, and so this one ends")
+    assert main([*words, str(out), "--checkpoint-every", "5steps"]) == 0
+    one, other = (
+        json.loads((path / f"{check.STEM}.json").read_text())["curves"] for path in (alone, out)
+    )
+    losses = {name: one[name] for name in ("train_loss", "test_loss")}
+    assert check.largest_difference(other, losses) < 1e-4
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("quick_compile", "several_steps")
+def test_two_processes_train_to_the_end(tmp_path):
+    compared = check.compare(6, tmp_path, [PAIR])
+    assert compared["differences"][PAIR] < 1e-4
+    folder = tmp_path / PAIR
+    names = {check.STEM, f"{check.STEM}.json", "summary.json", "curves.png", "job.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    record = json.loads((folder / f"{check.STEM}.json").read_text())
+    assert record["devices"]["processes"] == 2
 
 
 @pytest.mark.parametrize(
