@@ -36,7 +36,7 @@ class Plan:
 
 @pytest.fixture
 def plans(monkeypatch):
-    monkeypatch.setattr(bandjax, "Plan", Plan, raising=False)
+    monkeypatch.setattr("bandjax._bands.plan.Plan", Plan)
 
 
 def test_constant_and_piecewise():
