@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import bandjax
 
@@ -51,7 +51,7 @@ def test_examples_in_docstrings(name):
     # The examples use the public names as somebody would who has imported them.
     public = {name: getattr(bandjax, name) for name in dir(bandjax) if not name.startswith("_")}
     names = {**public, "BandConv": bandjax.BandConv, **vars(module)}
-    names |= {"jax": jax, "jnp": jnp, "nnx": nnx}
+    names |= {"jax": jax, "jnp": jnp, "nn": linen, "nnx": nnx}
     results = doctest.testmod(module, globs=names)
     assert results.attempted > 0
     assert results.failed == 0

@@ -13,7 +13,6 @@ from bandjax._conv.cost import transform_multiply_adds, transform_of_projection
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._conv.methods import Direct, Fft, FilterDomain, Method
 from bandjax._conv.options import ConvSpec
-from bandjax._conv.residuals import quantised_bytes
 from bandjax._spectra.types import compute_dtype
 
 _LEVEL = 4  # bytes of the integer that tells the box of an Energy band
@@ -36,8 +35,7 @@ def residual_bytes(
         numbers = 2 * geometry.kept
     size = numbers * batch * channels * kept_dtype.itemsize
     if kept_dtype == jnp.int8:
-        coefficients = 1 if geometry.keeps_input else geometry.kept
-        size += quantised_bytes(batch, channels, coefficients, compute_dtype(dtype))
+        size += (channels + (1 if geometry.keeps_input else geometry.kept)) * scale
     if geometry.energy is not None:
         size += _LEVEL
     bare = method(geometry, kept_dtype, spec.recompute_filter, filter_domain=domain)

@@ -65,14 +65,12 @@ _LARGEST = 127
 
 
 class Quantised(NamedTuple):
-    """Integers and their scales, which every example has for itself.
+    """Integers and their scales.
 
     Attributes:
       values: int8, a spectrum (two times ``(*box, N, C)``) or samples ``(N, *spatial, C)``.
-      channel: scales of each example's channels, ``(1, ..., 1, N, C)`` of a spectrum,
-        ``(N, 1, ..., 1, C)`` of samples.
-      frequency: scales ``(*box, N, 1)``, which multiply the channel's; of samples
-        ``(N, 1, ..., 1)``.
+      channel: scales ``(1, ..., 1, C)``.
+      frequency: scales ``(*box, 1, 1)``, which multiply the channel's; a single one of samples.
     """
 
     values: Any
@@ -81,7 +79,7 @@ class Quantised(NamedTuple):
 
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""
-        scale = (self.channel * self.frequency.astype(self.channel.dtype)).astype(dtype)
+        scale = (self.channel * self.frequency).astype(dtype)
         return jax.tree.map(lambda a: a.astype(dtype) * scale, self.values)
 
 
@@ -91,35 +89,18 @@ def quantise(residual: Any) -> Quantised:
 
     A channel's scale is its largest magnitude; a frequency's the largest magnitude that any
     channel, so scaled, has there. Low frequencies are much stronger than high ones, and channels
-    differ: one scale for all would leave the weak ones no bits. Examples do not share scales: what
-    one keeps does not depend on the others of its batch. Infinity and NaN come back as NaN.
+    differ: one scale for all would leave the weak ones no bits. Infinity and NaN come back as NaN.
     """
     spectral = isinstance(residual, tuple)
     parts = residual if spectral else (residual,)
     rank = parts[0].ndim
     magnitude = functools.reduce(jnp.maximum, map(jnp.abs, parts))
-    points = tuple(range(rank - 2)) if spectral else tuple(range(1, rank - 1))
-    channel = _positive(jnp.max(magnitude, points, keepdims=True))
-    axes = (rank - 1,) if spectral else (*points, rank - 1)
+    channel = _positive(jnp.max(magnitude, tuple(range(rank - 1)), keepdims=True))
+    axes = (rank - 2, rank - 1) if spectral else tuple(range(rank))
     frequency = _positive(jnp.max(magnitude / channel, axes, keepdims=True)) / _LARGEST
-    # There are many of these: half of the bytes, at the price of 1/256 of a step.
-    frequency = frequency.astype(_frequency_dtype(channel.dtype))
-    scale = channel * frequency.astype(channel.dtype)
-
-    def rounded(a: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.round(a / scale), -_LARGEST, _LARGEST).astype(jnp.int8)
-
-    return Quantised(jax.tree.map(rounded, residual), channel, frequency)
-
-
-def _frequency_dtype(compute: Any) -> Any:
-    return jnp.float32 if compute == jnp.float64 else jnp.bfloat16
-
-
-def quantised_bytes(examples: int, channels: int, coefficients: int, compute: Any) -> int:
-    """Returns the bytes of the scales of a residual with as many coefficients a channel."""
-    frequency = jnp.dtype(_frequency_dtype(compute)).itemsize
-    return examples * (channels * jnp.dtype(compute).itemsize + coefficients * frequency)
+    scale = channel * frequency
+    values = jax.tree.map(lambda a: jnp.round(a / scale).astype(jnp.int8), residual)
+    return Quantised(values, channel, frequency)
 
 
 @quantise.defjvp

@@ -252,9 +252,8 @@ def _kind(residual: Residual, eight_bits: bool) -> str:
     if residual.name == SPECTRUM_NAME:
         if not (eight_bits and jnp.issubdtype(residual.dtype, jnp.floating)):
             return SPECTRUM
-        # Of each example, one for each channel or one for each frequency.
-        shape = residual.shape
-        scales = shape[-1] == 1 or set(shape[:-2]) <= {1} or set(shape[1:-1]) <= {1}
+        # One for each channel, or one for each frequency.
+        scales = set(residual.shape[:-1]) <= {1} or set(residual.shape[-2:]) <= {1}
         return SCALE if scales else SPECTRUM
     if residual.name == FILTER_NAME:
         return FILTER

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import chosen, native, quick_jit
+from calls import chosen, native
 
 import bandjax
 
@@ -211,7 +211,7 @@ def test_layer_and_gradients_are_those_of_another_method(name, band):
             y, vjp = jax.vjp(f, x, w)
             return y, *vjp(jnp.cos(jnp.arange(y.size).reshape(y.shape)) * ct)
 
-        return quick_jit(run)(x, w, 1.0)
+        return jax.jit(run)(x, w, 1.0)
 
     for actual, wanted in zip(layer(chosen("native")), layer({"method": "fft"}), strict=True):
         check(actual, np.asarray(wanted), 1e-12)
@@ -226,9 +226,9 @@ def test_one_after_another_and_together():
     def f(x):
         return bandjax.band_conv(x, w, bandjax.Compression(0.5), **chosen("native"))
 
-    together = quick_jit(jax.vmap(f))(x)
+    together = jax.jit(jax.vmap(f))(x)
     for one, many in zip(x, together, strict=True):
-        check(many, np.asarray(quick_jit(f)(one)).astype(np.float64), 1e-6)
+        check(many, np.asarray(jax.jit(f)(one)).astype(np.float64), 1e-6)
 
 
 def test_results_do_not_depend_on_other_examples():
@@ -241,8 +241,8 @@ def test_results_do_not_depend_on_other_examples():
     def f(x):
         return bandjax.band_conv(x, w, bandjax.Compression(0.5), **chosen("native"))
 
-    alone = np.asarray(quick_jit(f)(x[:1]))
-    assert np.array_equal(np.asarray(quick_jit(f)(x))[:1], alone)
+    alone = np.asarray(jax.jit(f)(x[:1]))
+    assert np.array_equal(np.asarray(jax.jit(f)(x))[:1], alone)
     assert math.isfinite(float(np.abs(alone).max()))
 
 
@@ -255,6 +255,6 @@ def test_nan_stays_in_its_example():
     def f(x):
         return bandjax.band_conv(x, w, bandjax.Compression(0.5), **chosen("native"))
 
-    y = np.asarray(quick_jit(f)(x))
+    y = np.asarray(jax.jit(f)(x))
     assert np.isnan(y[1]).all()
     assert np.isfinite(y[[0, 2]]).all()
