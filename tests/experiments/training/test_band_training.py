@@ -154,5 +154,5 @@ def test_of_several_processes_the_first_one_calibrates(monkeypatch):
         energy,
     )
     assert own != other
-    monkeypatch.setattr("experiments.loop.share", lambda make: json.dumps(other.as_dict()))
+    monkeypatch.setattr("experiments.training.loop.share", lambda make: json.dumps(other.as_dict()))
     assert trainer.calibrate(state, energy) == other
