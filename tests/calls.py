@@ -13,7 +13,7 @@ import pytest
 from configs import Config
 
 import bandjax
-from bandjax._conv.methods import CLASSES
+from bandjax._conv.classes import CLASSES
 
 STATUS = bandjax.native_status()
 # Skipped, and said to be, where the kernels were not built.

@@ -92,6 +92,11 @@ def dft(geometry: ConvGeometry, platform: str) -> float:
     )
 
 
+def packed_dft(geometry: ConvGeometry, platform: str) -> float:
+    """Of the same as a few large products of real matrices."""
+    return dft(geometry, platform)
+
+
 def fft(geometry: ConvGeometry, platform: str) -> float:
     """Of fast transforms of the whole grid."""
     rates, batch = _rates(platform), geometry.examples

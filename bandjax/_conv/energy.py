@@ -6,6 +6,7 @@ the index of the first box that holds it, so that a box is kept by a comparison 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -19,17 +20,17 @@ from bandjax._bands.boxes import levels as levels_of
 from bandjax._bands.boxes import smallest_level
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._spectra.types import InputSpectrum
+from bandjax._conv.residuals import Kept
 
 
 def find_level(
-    geometry: ConvGeometry, spectrum: InputSpectrum, x: Float[Array, "N *spatial C"]
+    geometry: ConvGeometry, spectrum: Kept, x: Float[Array, "N *spatial C"]
 ) -> Int[Array, ""]:
     """Returns the level of the smallest box that holds the share of the energy, an int32 scalar.
 
     Args:
       geometry: of a convolution with an :class:`bandjax.Energy` band.
-      spectrum: the input's, two times ``(*box, N, C)``, the box being the largest that may be kept.
+      spectrum: the input's, the box being the largest that may be kept.
       x: the input.
     """
     band, levels = geometry.energy, _levels(geometry)
@@ -61,21 +62,20 @@ def compression_at(geometry: ConvGeometry, modes: Int[Array, " rank"]) -> Float[
     return 1 - kept.astype(jnp.float32) / geometry.total
 
 
-def cut(geometry: ConvGeometry, spectrum: InputSpectrum, level: Int[Array, ""]) -> InputSpectrum:
+def cut(geometry: ConvGeometry, spectrum: Kept, level: Int[Array, ""]) -> Kept:
     """Sets to zero what lies outside the box of a level; its own adjoint."""
     keep = (jnp.asarray(_levels(geometry)) <= level)[..., None, None]
-    real, imaginary = (jnp.where(keep, part, jnp.zeros((), part.dtype)) for part in spectrum)
-    return real, imaginary
+    return jax.tree.map(lambda part: jnp.where(keep, part, jnp.zeros((), part.dtype)), spectrum)
 
 
-def _energy(spectrum: InputSpectrum, dtype: Any) -> Float[Array, "*box"]:
+def _energy(spectrum: Kept, dtype: Any) -> Float[Array, "*box"]:
     """Returns the sum of squares over the last two axes."""
     # Products of vectors. XLA's CPU backend may write the squares out before it sums them.
-    real, imaginary = (
+    energies = [
         jnp.einsum("...nc,...nc->...", part, part, preferred_element_type=dtype)
         for part in (part.astype(dtype) for part in spectrum)
-    )
-    return real + imaginary
+    ]
+    return functools.reduce(jnp.add, energies)
 
 
 def _boxes(geometry: ConvGeometry) -> tuple[tuple[int, ...], ...]:

@@ -6,7 +6,7 @@ outputs (weighted, see :mod:`bandjax._spectra.partial_dft`), all compute
     X = A x      W = B w      Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])      y = Re S Y
 
 A class tells how; :mod:`bandjax._conv.operator` has the derivative of all of them, and
-:mod:`bandjax._conv.choose` the choice. A further method is a further class in ``CLASSES``.
+:mod:`bandjax._conv.choose` the choice. A further method is a further class in ``classes.CLASSES``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from bandjax._conv import cost, energy
 from bandjax._conv.dense import DenseConvSpec, convolve
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._conv.residuals import Residual, ResidualFormat
+from bandjax._conv.residuals import Kept, Residual, ResidualFormat
 from bandjax._native import call as native_call
 from bandjax._native import product as native_product
 from bandjax._native import transform as native_transform
@@ -54,6 +54,7 @@ class Method(abc.ABC):
       filter_domain: what ``kernel`` holds.
       name: of the method, as the argument ``method`` has it.
       native: whether native kernels compute it.
+      reads_bfloat16: whether samples and spectra may be bfloat16 while it computes.
     """
 
     geometry: ConvGeometry
@@ -64,6 +65,7 @@ class Method(abc.ABC):
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
+    reads_bfloat16: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
@@ -78,13 +80,11 @@ class Method(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> Kept:
         """Returns ``A x``."""
 
     @abc.abstractmethod
-    def analyse_transposed(
-        self, spectrum: InputSpectrum, like: Any
-    ) -> Float[Array, "N *spatial C"]:
+    def analyse_transposed(self, spectrum: Kept, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X``; ``like`` tells the type of a cotangent."""
 
     @abc.abstractmethod
@@ -107,7 +107,7 @@ class Method(abc.ABC):
         # A mean over the grid cannot overflow where its terms did not; the spectrum, a sum, could.
         overflows = self.residual_dtype == jnp.float16 and not self.geometry.keeps_input
         scale = math.prod(self.geometry.grid) if overflows else 1
-        return ResidualFormat(self.residual_dtype, scale, self.native)
+        return ResidualFormat(self.residual_dtype, scale, self.reads_bfloat16)
 
     @property
     def input_dft(self) -> PartialDFT:
@@ -132,11 +132,11 @@ class Method(abc.ABC):
         """The partial DFT of the kept frequencies at some positions."""
         return PartialDFT(self.geometry.grid, self.geometry.modes, points, inverse)
 
-    def spectrum(self, residual: Residual) -> InputSpectrum:
+    def spectrum(self, residual: Residual) -> Kept:
         """The spectrum that a residual is or gives."""
         return residual if isinstance(residual, tuple) else self.analyse(residual)
 
-    def cut(self, spectrum: Spectrum, level: Int[Array, ""] | None) -> Spectrum:
+    def cut(self, spectrum: Kept, level: Int[Array, ""] | None) -> Kept:
         """Sets to zero what lies outside the box of a level, if there is one."""
         return spectrum if level is None else energy.cut(self.geometry, spectrum, level)
 
@@ -231,9 +231,19 @@ class XlaMethod(Method):
 
 
 class Dft(XlaMethod):
-    """Truncated matrix products, axis after axis: nothing outside the band is computed."""
+    """Truncated matrix products, axis after axis: nothing outside the band is computed.
+
+    The form that processors without matrix units are fastest at.
+    """
 
     name = "dft"
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """On the CPU; others have another form of it."""
+        return platform == "cpu"
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, platform: str) -> float:
@@ -338,6 +348,7 @@ class NativeDft(Method):
 
     name = "dft"
     native = True
+    reads_bfloat16 = True
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, platform: str) -> float:
@@ -405,9 +416,6 @@ class NativeDft(Method):
         ct_kernel = native_product.filter_product(self._product, spectrum, ct_output)
         ct_spectrum = native_product.input_product(self._product, ct_output, kernel)
         return self.analyse_transposed(ct_spectrum, ct), ct_kernel
-
-
-CLASSES: tuple[type[Method], ...] = (Direct, Dft, Fft, NativeDft)
 
 
 def _batch_first(samples: Float[Array, "*spatial N C"]) -> Float[Array, "N *spatial C"]:

@@ -102,8 +102,8 @@ def apply(
     dtype = x.dtype
     compute = compute_dtype(dtype)
     x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
-    # The native kernels read and write bfloat16 themselves.
-    stored = dtype if method.native and dtype == jnp.bfloat16 else compute
+    # Some methods read and write bfloat16 themselves.
+    stored = dtype if method.reads_bfloat16 and dtype == jnp.bfloat16 else compute
     y, level = convolve(method, x.astype(stored), kernel.astype(compute))
     if level is not None:
         modes = energy.modes_of(geometry, level)

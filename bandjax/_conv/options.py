@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bandjax._bands.band import Band, check_band
-from bandjax._conv.methods import CLASSES
+from bandjax._conv.classes import CLASSES
 
 METHODS = ("auto", *sorted({c.name for c in CLASSES}))
 IMPLEMENTATIONS = (None, "xla", "native")

@@ -13,13 +13,16 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from bandjax._spectra.types import InputSpectrum, compute_dtype
+from bandjax._spectra.types import InputSpectrum, PackedSpectrum, compute_dtype
 
 SPECTRUM_NAME = "bandjax_spectrum"
 FILTER_NAME = "bandjax_filter_spectrum"
 
-Residual: TypeAlias = InputSpectrum | Float[Array, "N *spatial C"]
-"""The input's spectrum, two times ``(*box, N, C)``; or the input, ``(N, *spatial, C)``."""
+Kept: TypeAlias = InputSpectrum | tuple[PackedSpectrum]
+"""A spectrum as a method keeps it: two times ``(*box, N, C)``, or packed ``(*box, N, 2 C)``."""
+
+Residual: TypeAlias = Kept | Float[Array, "N *spatial C"]
+"""The input's spectrum, or the input, ``(N, *spatial, C)``."""
 
 
 def with_name(tree: Any, name: str) -> Any:
@@ -68,7 +71,7 @@ class Quantised(NamedTuple):
     """Integers and their scales.
 
     Attributes:
-      values: int8, a spectrum (two times ``(*box, N, C)``) or samples ``(N, *spatial, C)``.
+      values: int8, a spectrum (see ``Kept``) or samples ``(N, *spatial, C)``.
       channel: scales ``(1, ..., 1, C)``.
       frequency: scales ``(*box, 1, 1)``, which multiply the channel's; a single one of samples.
     """
@@ -80,7 +83,7 @@ class Quantised(NamedTuple):
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""
         scale = (self.channel * self.frequency).astype(dtype)
-        return jax.tree.map(lambda a: a.astype(dtype) * scale, self.values)
+        return jax.tree.map(lambda a: a.astype(dtype) * _for(scale, a), self.values)
 
 
 @jax.custom_jvp
@@ -93,13 +96,15 @@ def quantise(residual: Any) -> Quantised:
     """
     spectral = isinstance(residual, tuple)
     parts = residual if spectral else (residual,)
+    if spectral and len(parts) == 1:
+        parts = jnp.split(parts[0], 2, -1)  # packed
     rank = parts[0].ndim
     magnitude = functools.reduce(jnp.maximum, map(jnp.abs, parts))
     channel = _positive(jnp.max(magnitude, tuple(range(rank - 1)), keepdims=True))
     axes = (rank - 2, rank - 1) if spectral else tuple(range(rank))
     frequency = _positive(jnp.max(magnitude / channel, axes, keepdims=True)) / _LARGEST
     scale = channel * frequency
-    values = jax.tree.map(lambda a: jnp.round(a / scale).astype(jnp.int8), residual)
+    values = jax.tree.map(lambda a: jnp.round(a / _for(scale, a)).astype(jnp.int8), residual)
     return Quantised(values, channel, frequency)
 
 
@@ -109,6 +114,12 @@ def _quantise_jvp(primals: Any, tangents: Any) -> Any:
         "residual_dtype int8 has first derivatives alone: an integer has no derivative; "
         "keep a floating type for higher ones"
     )
+
+
+def _for(scale: jax.Array, a: jax.Array) -> jax.Array:
+    """The scales of all channels; of a packed spectrum those of its real and imaginary parts."""
+    packed = a.shape[-1] == 2 * scale.shape[-1]
+    return jnp.concatenate([scale, scale], -1) if packed else scale
 
 
 def _positive(scale: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ Precision: TypeAlias = jax.lax.Precision | str | None
 # Spectra are frequency-major and planar: the real and the imaginary part, each an array.
 InputSpectrum: TypeAlias = tuple[Float[Array, "*box N C"], Float[Array, "*box N C"]]
 OutputSpectrum: TypeAlias = tuple[Float[Array, "*box N O"], Float[Array, "*box N O"]]
+PackedSpectrum: TypeAlias = Float[Array, "*box N C2"]  # see bandjax._spectra.packed
 FilterSpectrum: TypeAlias = tuple[Float[Array, "*box c O"], Float[Array, "*box c O"]]
 Spectrum: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
 

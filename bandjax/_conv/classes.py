@@ -1,0 +1,8 @@
+"""All methods; a further one is a further class in this tuple."""
+
+from __future__ import annotations
+
+from bandjax._conv.methods import Direct, Dft, Fft, Method, NativeDft
+from bandjax._conv.packed_dft import PackedDft
+
+CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft)

@@ -1,0 +1,465 @@
+"""Time bandjax on a GPU, where a call takes some microseconds.
+
+    python -m experiments.benchmarks.gpu --out gpu.json
+    python -m experiments.benchmarks.gpu --parts layers users --batch 8 --repeats 1 --size 8
+
+A host's clock cannot time one call of 100 microseconds. So a program makes several independent
+calls, on operands of their own that do not fit in the cache together, several programs are in
+flight, and the time of all is divided by their number. Every row is written as soon as it is
+measured. Needs JAX and NumPy; PyTorch is timed where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bandjax
+from bandjax._conv.geometry import conv_geometry
+from bandjax._conv.methods import Dft, NativeDft
+from bandjax._conv.packed_dft import PackedDft
+
+STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels and size of ResNet-18's maps
+HIGHEST = jax.lax.Precision.HIGHEST
+# The convolutions that users of JAX report as slow, with every frequency kept: name, input,
+# kernel, and arguments of lax.conv_general_dilated.
+USERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "3-D transposed 4x4x4/2": (
+        (4, 32, 32, 32, 64),
+        (4, 4, 4, 64, 32),
+        {"lhs_dilation": (2, 2, 2), "padding": [(2, 2)] * 3},
+    ),
+    "3-D transposed 4x4x4/2, 64 to 1": (
+        (4, 32, 32, 32, 64),
+        (4, 4, 4, 64, 1),
+        {"lhs_dilation": (2, 2, 2), "padding": [(2, 2)] * 3},
+    ),
+    "grouped 3x3, 8 groups": (
+        (32, 64, 64, 256),
+        (3, 3, 32, 256),
+        {"padding": "SAME", "feature_group_count": 8},
+    ),
+    "depthwise 3x3": (
+        (32, 64, 64, 256),
+        (3, 3, 1, 256),
+        {"padding": "SAME", "feature_group_count": 256},
+    ),
+    "3-D 3x3x3": ((4, 32, 32, 32, 64), (3, 3, 3, 64, 64), {"padding": "SAME"}),
+    "3x3, dilated by 2": (
+        (32, 64, 64, 128),
+        (3, 3, 128, 128),
+        {"padding": "SAME", "rhs_dilation": (2, 2)},
+    ),
+    "1-D transposed, stride 8": (
+        (16, 2048, 64),
+        (16, 64, 64),
+        {"lhs_dilation": (8,), "padding": [(11, 12)]},
+    ),
+    "1-D, 100 taps": ((16, 4096, 64), (100, 64, 64), {"padding": "SAME"}),
+    "31x31 depthwise": (
+        (32, 32, 32, 256),
+        (31, 31, 1, 256),
+        {"padding": "SAME", "feature_group_count": 256},
+    ),
+    "16x16": ((32, 64, 64, 32), (16, 16, 32, 32), {"padding": "SAME"}),
+    "stem 7x7/2": (
+        (32, 224, 224, 3),
+        (7, 7, 3, 64),
+        {"padding": [(3, 3), (3, 3)], "window_strides": (2, 2)},
+    ),
+}
+
+Arrays = tuple[jax.Array, ...]
+
+
+def dimension_numbers(rank: int) -> tuple[str, str, str]:
+    """Channels last."""
+    axes = "DHW"[3 - rank :]
+    return f"N{axes}C", f"{axes}IO", f"N{axes}C"
+
+
+def dense(x: jax.Array, kernel: jax.Array, precision: Any = None, **options: Any) -> jax.Array:
+    """``lax``'s convolution; SAME and stride 1 unless told otherwise."""
+    rank = x.ndim - 2
+    options = {"window_strides": (1,) * rank, "padding": "SAME", **options}
+    return jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=dimension_numbers(rank), precision=precision, **options
+    )
+
+
+def banded(method: type, rate: float, precision: Any = None) -> Callable[..., jax.Array]:
+    """A layer at a compression, by one method, SAME."""
+    from bandjax._conv.operator import apply
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        band = bandjax.Compression(rate) if rate else None
+        geometry = conv_geometry(x.shape, kernel.shape, band, padding="SAME")
+        return apply(method(geometry, x.dtype, True, precision), x, kernel)[0]
+
+    return convolve
+
+
+def training(convolve: Callable[..., jax.Array]) -> Callable[..., Arrays]:
+    """Output and both gradients."""
+
+    def call(x: jax.Array, kernel: jax.Array, ct: jax.Array) -> Arrays:
+        y, back = jax.vjp(convolve, x, kernel)
+        return y, *back(ct)
+
+    return call
+
+
+def timed(
+    call: Callable[..., Any], operands: Sequence[Arrays], programs: int, repeats: int
+) -> tuple[dict[str, float], Any]:
+    """Seconds of one call, and what the first returned.
+
+    Args:
+        call: a function of arrays.
+        operands: of each call of one program.
+        programs: in flight at once.
+        repeats: of the whole, of which the median counts.
+    """
+    start = time.perf_counter()
+    run = jax.jit(lambda all_of: [call(*each) for each in all_of]).lower(operands).compile()
+    compiled = time.perf_counter() - start
+    got = jax.block_until_ready(run(operands))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(programs):
+            done = run(operands)
+        jax.block_until_ready(done)
+        times.append((time.perf_counter() - start) / (programs * len(operands)))
+    memory = run.memory_analysis()
+    return {
+        "us": 1e6 * statistics.median(times),
+        "us_min": 1e6 * min(times),
+        "compile_s": compiled,
+        "temp_bytes": float(getattr(memory, "temp_size_in_bytes", math.nan)) / len(operands),
+    }, got[0]
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Normal numbers; a kernel's are scaled by its fan-in."""
+    return jnp.asarray(rng.standard_normal(shape, np.float32), dtype)
+
+
+def layer_operands(
+    x: tuple[int, ...], kernel: tuple[int, ...], y: tuple[int, ...], dtype: Any, count: int
+) -> list[Arrays]:
+    """Operands of ``count`` training calls: input, kernel, cotangent."""
+    rng = np.random.default_rng(0)
+    fan_in = math.prod(kernel[:-1])
+    return [
+        (
+            draw(rng, x, dtype),
+            (draw(rng, kernel, jnp.float32) / fan_in**0.5).astype(dtype),
+            draw(rng, y, dtype),
+        )
+        for _ in range(count)
+    ]
+
+
+class Report:
+    """Rows of a file, written after each; and whether the time is over."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.start = options, time.perf_counter()
+        device = jax.devices()[0]
+        self.content: dict[str, Any] = {
+            "device": device.device_kind,
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {"jax": jax.__version__, "bandjax": bandjax.__version__},
+            "native": bandjax.native_status(),
+            "rows": [],
+        }
+
+    @property
+    def over(self) -> bool:
+        """Whether no further row is to begin."""
+        return time.perf_counter() - self.start > self.options.seconds
+
+    def add(self, part: str, name: str, measure: Callable[[], dict[str, Any]], **about: Any) -> Any:
+        """Measures a row, prints it and writes the file; a failure is a row too."""
+        if self.over:
+            return None
+        row: dict[str, Any] = {"part": part, "name": name, **about}
+        try:
+            row |= measure()
+            told = f"{row['us']:10.1f} us" if "us" in row else ""
+            for key in ("error", "compile_s"):
+                told += f"  {key} {row[key]:.1e}" if key in row else ""
+        except Exception as error:  # A peer's or a kernel's failure is a result.
+            row["failed"] = " ".join(str(error).split())[:400]
+            told = f"FAILED {row['failed'][:150]}"
+        label = " ".join(str(v) for v in about.values())
+        print(f"{part:8} {label:34} {name:34} {told}", flush=True)
+        self.content["rows"].append(row)
+        with open(self.options.out, "w", encoding="utf-8") as file:
+            json.dump(self.content, file, indent=1)
+        return row
+
+
+def gap(got: Arrays, expected: Arrays) -> float:
+    """The largest relative distance of a result from another."""
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(got, expected, strict=True)
+    ]
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+
+
+def layers(report: Report) -> None:
+    """The 3x3 layers of ResNet-18: dense, and by every method at two compressions."""
+    options = report.options
+    have_native = "cuda" in bandjax.native_status()
+
+    def ways(rate: float) -> Iterator[tuple[str, Callable[..., jax.Array], Any]]:
+        for dtype in (jnp.float32, jnp.bfloat16):
+            yield f"packed {rate}", banded(PackedDft, rate), dtype
+            if have_native:
+                yield f"native {rate}", banded(NativeDft, rate), dtype
+
+    exactly = functools.partial(dense, precision=HIGHEST)
+    plans: list[list[tuple[str, Callable[..., jax.Array], Any]]] = [
+        [("lax", dense, jnp.float32), ("lax", dense, jnp.bfloat16), *ways(0.5)],
+        [
+            ("lax HIGHEST", exactly, jnp.float32),
+            ("packed HIGHEST 0.5", banded(PackedDft, 0.5, HIGHEST), jnp.float32),
+        ],
+        list(ways(0.75)),
+    ]
+    if have_native:
+        plans[1].append(("native HIGHEST 0.5", banded(NativeDft, 0.5, HIGHEST), jnp.float32))
+    plans.append([("planar 0.5", banded(Dft, 0.5), jnp.float32)])
+    expected: dict[Any, Arrays] = {}
+    for plan in plans:
+        for channels, size in STAGES[:: 1 if options.size is None else 4]:
+            size = options.size or size
+            shape = (options.batch, size, size, channels)
+            for name, convolve, dtype in plan:
+
+                def measure(
+                    name: str = name, convolve: Any = convolve, dtype: Any = dtype
+                ) -> dict[str, Any]:
+                    operands = layer_operands(
+                        shape, (3, 3, channels, channels), shape, dtype, options.calls
+                    )
+                    row, got = timed(
+                        training(convolve), operands, options.programs, options.repeats
+                    )
+                    # At one rate all compute the same: the gap to the first of its kind.
+                    key = (channels, name.split()[-1] if "lax" not in name else "lax")
+                    first = expected.setdefault(key, got)
+                    return {**row, "error": gap(got, first)}
+
+                report.add(
+                    "layers", name, measure, channels=channels, size=size, dtype=dtype.__name__
+                )
+
+
+def operations(report: Report) -> None:
+    """Each transform and product of a layer by itself, in float32 at 50 %."""
+    options = report.options
+    for channels, size in STAGES[:: 1 if options.size is None else 4]:
+        size = options.size or size
+        x_shape, w_shape = (options.batch, size, size, channels), (3, 3, channels, channels)
+        geometry = conv_geometry(x_shape, w_shape, bandjax.Compression(0.5), padding="SAME")
+        packed = PackedDft(geometry, np.dtype(np.float32))
+        methods: dict[str, Any] = {"packed": packed}
+        if "cuda" in bandjax.native_status():
+            methods["native"] = NativeDft(geometry, np.dtype(np.float32))
+        for name, method in methods.items():
+            arrays = layer_operands(x_shape, w_shape, x_shape, jnp.float32, options.calls)
+            spectra = [jax.jit(method.analyse)(x) for x, _, _ in arrays]
+            steps: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+                "analysis": (method.analyse, [(x,) for x, _, _ in arrays]),
+                "synthesis": (
+                    lambda s, m=method: m.analyse_transposed(s, jnp.zeros((), jnp.float32)),
+                    [(s,) for s in spectra],
+                ),
+                "forward of the spectrum": (
+                    lambda s, w, m=method: m.convolve(s, w, np.dtype(np.float32)),
+                    [(s, w) for s, (_, w, _) in zip(spectra, arrays, strict=True)],
+                ),
+            }
+            for step, (call, operands) in steps.items():
+                report.add(
+                    "steps",
+                    f"{name} {step}",
+                    lambda call=call, operands=operands: timed(
+                        call, operands, options.programs, options.repeats
+                    )[0],
+                    channels=channels,
+                    size=size,
+                )
+
+
+def users(report: Report) -> None:
+    """What users report as slow: ``lax``, PyTorch, and bandjax with every frequency kept."""
+    options = report.options
+    for name, (x_shape, w_shape, how) in USERS.items():
+        if options.size:
+            x_shape = (2, *(options.size for _ in x_shape[1:-1]), x_shape[-1])
+        lax_conv = functools.partial(dense, **how)
+        ours = functools.partial(
+            bandjax.band_conv,
+            strides=how.get("window_strides", 1),
+            padding=how["padding"],
+            input_dilation=how.get("lhs_dilation", 1),
+            kernel_dilation=how.get("rhs_dilation", 1),
+            feature_group_count=how.get("feature_group_count", 1),
+        )
+        y_shape = jax.eval_shape(
+            lax_conv,
+            jax.ShapeDtypeStruct(x_shape, jnp.float32),
+            jax.ShapeDtypeStruct(w_shape, jnp.float32),
+        ).shape
+        for dtype in (jnp.float32,):
+            expected: list[Arrays] = []
+            for side, convolve in (("lax", lax_conv), ("bandjax", ours)):
+
+                def measure(convolve: Any = convolve, dtype: Any = dtype) -> dict[str, Any]:
+                    operands = layer_operands(x_shape, w_shape, y_shape, dtype, 2)
+                    row, got = timed(training(convolve), operands, 2, options.repeats)
+                    expected.append(got)
+                    return {**row, "error": gap(got, expected[0])}
+
+                report.add("users", side, measure, case=name, dtype=dtype.__name__)
+            report.add(
+                "users",
+                "torch",
+                functools.partial(torch_seconds, x_shape, w_shape, how, options),
+                case=name,
+                dtype=dtype.__name__,
+            )
+
+
+def torch_seconds(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    how: dict[str, Any],
+    options: argparse.Namespace,
+    dtype: str = "float32",
+    calls: int = 2,
+) -> dict[str, Any]:
+    """PyTorch's time of one training call, channels last, TF32 as JAX has it."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    rank = len(x_shape) - 2
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    groups = how.get("feature_group_count", 1)
+    n, *size, c = x_shape
+    *taps, per_group, o = w_shape
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(rank, torch.contiguous_format)
+    kind = getattr(torch, dtype)
+
+    def array(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device, dtype=kind).to(memory_format=last)
+
+    if "lhs_dilation" in how:
+        stride = how["lhs_dilation"][0]
+        low = how["padding"][0][0]
+        conv = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+        total = sum(how["padding"][0])
+        more = {"stride": stride, "padding": taps[0] - 1 - low}
+        more["output_padding"] = total - 2 * low
+        weights = (c, o, *taps)
+    else:
+        conv = getattr(torch.nn.functional, f"conv{rank}d")
+        dilation = how.get("rhs_dilation", (1,))[0]
+        pads = how["padding"]
+        pad = (taps[0] - 1) * dilation // 2 if isinstance(pads, str) else pads[0][0]
+        stride = how.get("window_strides", (1,))[0]
+        more = {"stride": stride, "padding": pad, "dilation": dilation, "groups": groups}
+        if taps[0] % 2 == 0:
+            more["padding"] = "same"
+        weights = (o, per_group, *taps)
+    xs = [array(n, c, *size).requires_grad_() for _ in range(calls)]
+    w = array(*weights).requires_grad_()
+    ct = torch.randn_like(conv(xs[0], w, **more))
+
+    def run() -> None:
+        for x in xs:
+            torch.autograd.grad(conv(x, w, **more), (x, w), ct)
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    run()
+    run()
+    wait()
+    times = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        for _ in range(4):
+            run()
+        wait()
+        times.append((time.perf_counter() - start) / (4 * calls))
+    return {"us": 1e6 * statistics.median(times), "us_min": 1e6 * min(times)}
+
+
+def torch_layers(report: Report) -> None:
+    """PyTorch's dense layers, for the table of :func:`layers`."""
+    options = report.options
+    for channels, size in STAGES:
+        for dtype in ("float32", "bfloat16"):
+            shape = (options.batch, size, size, channels)
+            report.add(
+                "layers",
+                "torch",
+                functools.partial(
+                    torch_seconds,
+                    shape,
+                    (3, 3, channels, channels),
+                    {"padding": "SAME"},
+                    options,
+                    dtype,
+                    options.calls,
+                ),
+                channels=channels,
+                size=size,
+                dtype=dtype,
+            )
+
+
+PARTS = {"torch": torch_layers, "layers": layers, "steps": operations, "users": users}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.gpu",
+        description="Times bandjax on a GPU; rows are printed and written as they are measured.",
+    )
+    parser.add_argument("--out", default="gpu.json", help="the JSON file (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--batch", type=int, default=128, help="examples of a layer (%(default)s)")
+    parser.add_argument("--size", type=int, help="of every map, to try the program itself")
+    parser.add_argument("--calls", type=int, default=6, help="in a program (%(default)s)")
+    parser.add_argument("--programs", type=int, default=8, help="in flight (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each timing (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after these")
+    report = Report(parser.parse_args(arguments))
+    for part in report.options.parts:
+        PARTS[part](report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
