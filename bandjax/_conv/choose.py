@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandjax._conv.geometry import ConvGeometry
 from bandjax._conv.classes import CLASSES
+from bandjax._conv.geometry import ConvGeometry
 from bandjax._conv.methods import Direct, FilterDomain, Method
 from bandjax._conv.options import ConvSpec
 from bandjax._native import call as native_call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandjax._conv.methods import Direct, Dft, Fft, Method, NativeDft
+from bandjax._conv.methods import Dft, Direct, Fft, Method, NativeDft
 from bandjax._conv.packed_dft import PackedDft
 
 CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft)

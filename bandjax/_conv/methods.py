@@ -32,7 +32,7 @@ from bandjax._native import transform as native_transform
 from bandjax._spectra.partial_dft import PartialDFT, gather_periodic, scatter_periodic
 from bandjax._spectra.product import ProductSpec, multiply_sum
 from bandjax._spectra.transform import TransformSpec, from_spectrum, to_spectrum
-from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, Spectrum, compute_dtype
+from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, compute_dtype
 
 FilterDomain = Literal["spatial", "spectral"]
 

@@ -15,7 +15,6 @@ matrix units products cost less than passes over memory.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -63,7 +62,7 @@ def _of_axis(dft: PartialDFT, axis: int) -> np.ndarray:
 
 
 def _product(matrix: np.ndarray, x: jax.Array, precision: Precision) -> jax.Array:
-    """``(n, k, rest)``, the product of ``matrix`` ``(k, s)`` with each of ``x`` ``(n, s, rest)``."""
+    """Of ``matrix`` ``(k, s)`` with each of ``x`` ``(n, s, rest)``: ``(n, k, rest)``."""
     # Backends take the repeated operand for a stride of zero.
     repeated = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (len(x), *matrix.shape))
     return jax.lax.dot_general(repeated, x, (((2,), (1,)), ((0,), (0,))), precision=precision)
@@ -117,7 +116,7 @@ def _split(a: jax.Array, *sizes: int) -> jax.Array:
 
 
 def _matrix(spec: ProductSpec, w: FilterSpectrum, dtype: np.dtype) -> jax.Array:
-    """``(kept, 2, c, 2, groups, o)``: each coefficient as the matrix of a product by its conjugate."""
+    """Each coefficient as the matrix of a product by its conjugate: ``(kept, 2, c, 2, g, o)``."""
     re, im = (_split(a.astype(dtype), spec.groups, a.shape[-1] // spec.groups) for a in w)
     rows = jnp.stack([re, -im], 2), jnp.stack([im, re], 2)
     return jnp.stack(rows, 1)
@@ -126,7 +125,7 @@ def _matrix(spec: ProductSpec, w: FilterSpectrum, dtype: np.dtype) -> jax.Array:
 def _einsum(spec: ProductSpec, pattern: str, *operands: jax.Array, dtype: np.dtype) -> jax.Array:
     if spec.groups == 1:
         # Without its axis no operand must be transposed.
-        axes = (term.index("g") for term in pattern.split("->")[0].split(","))
+        axes = (term.index("g") for term in pattern.split("->", maxsplit=1)[0].split(","))
         operands = tuple(jnp.squeeze(a, axis) for a, axis in zip(operands, axes, strict=True))
         pattern = pattern.replace("g", "")
     return jnp.einsum(pattern, *operands, precision=spec.precision, preferred_element_type=dtype)

@@ -246,35 +246,50 @@ def layers(report: Report) -> None:
     plans.append([("planar 0.5", banded(Dft, 0.5), jnp.float32)])
     expected: dict[Any, Arrays] = {}
     for plan in plans:
-        for channels, size in STAGES[:: 1 if options.size is None else 4]:
-            size = options.size or size
-            shape = (options.batch, size, size, channels)
+        for channels, size in stages(options):
             for name, convolve, dtype in plan:
-
-                def measure(
-                    name: str = name, convolve: Any = convolve, dtype: Any = dtype
-                ) -> dict[str, Any]:
-                    operands = layer_operands(
-                        shape, (3, 3, channels, channels), shape, dtype, options.calls
-                    )
-                    row, got = timed(
-                        training(convolve), operands, options.programs, options.repeats
-                    )
-                    # At one rate all compute the same: the gap to the first of its kind.
-                    key = (channels, name.split()[-1] if "lax" not in name else "lax")
-                    first = expected.setdefault(key, got)
-                    return {**row, "error": gap(got, first)}
-
                 report.add(
-                    "layers", name, measure, channels=channels, size=size, dtype=dtype.__name__
+                    "layers",
+                    name,
+                    functools.partial(
+                        layer_row, options, channels, size, convolve, dtype, name, expected
+                    ),
+                    channels=channels,
+                    size=size,
+                    dtype=dtype.__name__,
                 )
+
+
+def stages(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
+    """Channels and size of the layers to time."""
+    if options.size is None:
+        yield from STAGES
+    else:
+        yield STAGES[0][0], options.size
+
+
+def layer_row(
+    options: argparse.Namespace,
+    channels: int,
+    size: int,
+    convolve: Callable[..., jax.Array],
+    dtype: Any,
+    name: str,
+    expected: dict[Any, Arrays],
+) -> dict[str, Any]:
+    """One row of :func:`layers`; ``expected`` holds the first result of each function."""
+    shape = (options.batch, size, size, channels)
+    operands = layer_operands(shape, (3, 3, channels, channels), shape, dtype, options.calls)
+    row, got = timed(training(convolve), operands, options.programs, options.repeats)
+    function = "lax" if "lax" in name else name.rsplit(maxsplit=1)[-1]
+    first = expected.setdefault((channels, function), got)
+    return {**row, "error": gap(got, first)}
 
 
 def operations(report: Report) -> None:
     """Each transform and product of a layer by itself, in float32 at 50 %."""
     options = report.options
-    for channels, size in STAGES[:: 1 if options.size is None else 4]:
-        size = options.size or size
+    for channels, size in stages(options):
         x_shape, w_shape = (options.batch, size, size, channels), (3, 3, channels, channels)
         geometry = conv_geometry(x_shape, w_shape, bandjax.Compression(0.5), padding="SAME")
         packed = PackedDft(geometry, np.dtype(np.float32))
@@ -310,41 +325,43 @@ def operations(report: Report) -> None:
 def users(report: Report) -> None:
     """What users report as slow: ``lax``, PyTorch, and bandjax with every frequency kept."""
     options = report.options
-    for name, (x_shape, w_shape, how) in USERS.items():
-        if options.size:
-            x_shape = (2, *(options.size for _ in x_shape[1:-1]), x_shape[-1])
-        lax_conv = functools.partial(dense, **how)
-        ours = functools.partial(
-            bandjax.band_conv,
-            strides=how.get("window_strides", 1),
-            padding=how["padding"],
-            input_dilation=how.get("lhs_dilation", 1),
-            kernel_dilation=how.get("rhs_dilation", 1),
-            feature_group_count=how.get("feature_group_count", 1),
-        )
-        y_shape = jax.eval_shape(
-            lax_conv,
-            jax.ShapeDtypeStruct(x_shape, jnp.float32),
-            jax.ShapeDtypeStruct(w_shape, jnp.float32),
-        ).shape
-        for dtype in (jnp.float32,):
-            expected: list[Arrays] = []
-            for side, convolve in (("lax", lax_conv), ("bandjax", ours)):
+    for name, (full, w_shape, how) in USERS.items():
+        small = (2, *(options.size or 1 for _ in full[1:-1]), full[-1])
+        x_shape = small if options.size else full
+        sides = {
+            "lax": functools.partial(dense, **how),
+            "bandjax": functools.partial(
+                bandjax.band_conv,
+                strides=how.get("window_strides", 1),
+                padding=how["padding"],
+                input_dilation=how.get("lhs_dilation", 1),
+                kernel_dilation=how.get("rhs_dilation", 1),
+                feature_group_count=how.get("feature_group_count", 1),
+            ),
+        }
+        expected: list[Arrays] = []
+        for side, convolve in sides.items():
+            row = functools.partial(user_row, options, x_shape, w_shape, convolve, expected)
+            report.add("users", side, row, case=name)
+        row = functools.partial(torch_seconds, x_shape, w_shape, how, options)
+        report.add("users", "torch", row, case=name)
 
-                def measure(convolve: Any = convolve, dtype: Any = dtype) -> dict[str, Any]:
-                    operands = layer_operands(x_shape, w_shape, y_shape, dtype, 2)
-                    row, got = timed(training(convolve), operands, 2, options.repeats)
-                    expected.append(got)
-                    return {**row, "error": gap(got, expected[0])}
 
-                report.add("users", side, measure, case=name, dtype=dtype.__name__)
-            report.add(
-                "users",
-                "torch",
-                functools.partial(torch_seconds, x_shape, w_shape, how, options),
-                case=name,
-                dtype=dtype.__name__,
-            )
+def user_row(
+    options: argparse.Namespace,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    convolve: Callable[..., jax.Array],
+    expected: list[Arrays],
+) -> dict[str, Any]:
+    """One row of :func:`users`; ``expected`` holds the first result of the case."""
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, w))
+    y = jax.eval_shape(convolve, *shapes).shape
+    row, got = timed(
+        training(convolve), layer_operands(x, w, y, jnp.float32, 2), 2, options.repeats
+    )
+    expected.append(got)
+    return {**row, "error": gap(got, expected[0])}
 
 
 def torch_seconds(

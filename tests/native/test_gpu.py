@@ -104,7 +104,9 @@ def test_values_and_gradients(case, precision):
     expected = reference(config, *exact) if not_wide(config) else in_double(config, *exact)
     for name, results in got.items():
         assert all(a.dtype == dtype for a in results)
-        gaps = [oracle.gap(np.asarray(a, np.float64), b) for a, b in zip(results, expected)]
+        gaps = [
+            oracle.gap(np.asarray(a, np.float64), b) for a, b in zip(results, expected, strict=True)
+        ]
         # Sums of n terms of size one grow by sqrt(n), and with them a cotangent's gradient.
         assert max(gaps) < bound, (name, gaps)
 

@@ -25,7 +25,7 @@ DFTS = {
 
 
 def literal(dft: PartialDFT, x: np.ndarray) -> np.ndarray:
-    """``(N, *spatial, C)`` to complex ``(*box, N, C)``, an axis after another, by its definition."""
+    """``(N, *spatial, C)`` to complex ``(*box, N, C)``, an axis after another."""
     spectrum = x.astype(complex)
     for axis, (g, limit, points) in enumerate(zip(dft.grid, dft.modes, dft.points, strict=True)):
         last = axis == len(dft.grid) - 1
@@ -73,7 +73,7 @@ def test_the_way_back_is_the_adjoint(name, x64):
 @pytest.mark.parametrize("name", DFTS)
 def test_multiply_adds_are_counted_as_they_are_made(name):
     dft = DFTS[name]
-    made, sizes = 0, [1, *dft.shape]
+    made = 0
     if len(packed._steps(dft)) == 1:
         made = 2 * np.prod(dft.box) * np.prod(dft.shape)
     else:
@@ -81,7 +81,7 @@ def test_multiply_adds_are_counted_as_they_are_made(name):
             rest = np.prod(dft.shape[axis + 1 :], dtype=int)
             done = np.prod(dft.box[:axis], dtype=int)
             made += done * 2 * kept * (1 if axis == 0 else 2) * samples * rest
-    assert sizes and packed.multiply_adds(dft) == made
+    assert packed.multiply_adds(dft) == made
 
 
 CHANNELS = {"plain": (3, 5, 1), "groups": (4, 6, 2), "depthwise": (4, 4, 4)}
