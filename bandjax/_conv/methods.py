@@ -84,7 +84,7 @@ class Method(abc.ABC):
         """Returns ``A x``."""
 
     @abc.abstractmethod
-    def analyse_transposed(self, spectrum: Kept, like: Any) -> Float[Array, "N *spatial C"]:
+    def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X``; ``like`` tells the type of a cotangent."""
 
     @abc.abstractmethod
@@ -132,7 +132,7 @@ class Method(abc.ABC):
         """The partial DFT of the kept frequencies at some positions."""
         return PartialDFT(self.geometry.grid, self.geometry.modes, points, inverse)
 
-    def spectrum(self, residual: Residual) -> Kept:
+    def spectrum(self, residual: Residual) -> Any:
         """The spectrum that a residual is or gives."""
         return residual if isinstance(residual, tuple) else self.analyse(residual)
 
@@ -173,13 +173,11 @@ class XlaMethod(Method):
         """Whether the filter's spectrum is a residual."""
         return not self.recompute_filter
 
-    def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
+    def analyse(self, x: Float[Array, "N *spatial C"]) -> Kept:
         """Returns ``A x``."""
         return to_spectrum(self.transform, self.input_dft, jnp.moveaxis(x, 0, -2))
 
-    def analyse_transposed(
-        self, spectrum: InputSpectrum, like: Any
-    ) -> Float[Array, "N *spatial C"]:
+    def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X``."""
         return _batch_first(from_spectrum(self.transform, self.input_dft, spectrum))
 
@@ -213,9 +211,8 @@ class XlaMethod(Method):
     ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """The transposes of the two linear maps: their vjp needs no value but the residuals."""
         if level is not None:
-            cut = not isinstance(residual, tuple)
-            residual = self.spectrum(residual)
-            residual = self.cut(residual, level) if cut else residual
+            spectrum = self.spectrum(residual)
+            residual = spectrum if isinstance(residual, tuple) else self.cut(spectrum, level)
         if filter_spectrum is None:
             _, pull_back = jax.vjp(
                 lambda residual, kernel: self.convolve(residual, kernel, ct.dtype), residual, kernel
@@ -385,9 +382,7 @@ class NativeDft(Method):
             dtype = dtype if dtype == jnp.float64 else self.residual_dtype
         return native_transform.analysis(self._transform(self.input_dft, x.dtype, dtype), x)
 
-    def analyse_transposed(
-        self, spectrum: InputSpectrum, like: Any
-    ) -> Float[Array, "N *spatial C"]:
+    def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X`` in the type of ``like``."""
         spec = self._transform(self.input_dft, like.dtype, spectrum[0].dtype)
         return native_transform.synthesis(spec, spectrum)

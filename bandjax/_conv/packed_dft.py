@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax import Array
@@ -32,7 +34,7 @@ class PackedDft(Dft):
 
     @classmethod
     def supports(
-        cls, geometry: ConvGeometry, dtype: np.dtype, platform: str, domain: FilterDomain
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
     ) -> bool:
         """Where products are cheap against passes over memory."""
         return platform != "cpu"
@@ -41,16 +43,16 @@ class PackedDft(Dft):
         """Returns ``A x``."""
         return (packed.to_packed(self.input_dft, x, self.precision),)
 
-    def analyse_transposed(self, spectrum: Kept, like: Array) -> Float[Array, "N *spatial C"]:
+    def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X`` in the type of ``like``."""
         return packed.from_packed(self.input_dft, spectrum[0].astype(like.dtype), self.precision)
 
     def convolve(
-        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: np.dtype
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
-        spectrum = tuple(a.astype(dtype) for a in self.spectrum(residual))
-        return self.convolve_spectra(spectrum, self.filter_spectrum(kernel))
+        (spectrum,) = self.spectrum(residual)
+        return self.convolve_spectra((spectrum.astype(dtype),), self.filter_spectrum(kernel))
 
     def gradients(
         self,

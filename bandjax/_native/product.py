@@ -80,7 +80,7 @@ class NativeProductSpec:
 # for TF32; what is more accurate than that is computed as float32 is.
 _TF32 = ("default", "fastest", "bfloat16", "high", "tensorfloat32", "bfloat16_3x", "tf32_tf32_f32")
 _FLOAT32 = ("highest", "float32", "f32_f32_f32", "tf32_tf32_f32_x3", "bf16_bf16_f32_x3")
-_FLOAT32 += ("bf16_bf16_f32_x6", "bf16_bf16_f32_x9")
+_EXACT = ("bf16_bf16_f32_x6", "bf16_bf16_f32_x9")
 
 
 def _cuda_precision(precision: Precision | tuple[Precision, Precision], dtype: Any) -> str:
@@ -95,7 +95,7 @@ def _cuda_precision(precision: Precision | tuple[Precision, Precision], dtype: A
         return "tf32x3" if "tf32x3" in found else found[0]
     asked = jax.config.values["jax_default_matmul_precision"] if precision is None else precision
     name = "default" if asked is None else str(getattr(asked, "name", asked)).lower()
-    if name in _FLOAT32:
+    if name in (*_FLOAT32, *_EXACT):
         return "tf32x3"
     if name == "bf16_bf16_f32":
         return "bf16"

@@ -16,6 +16,7 @@ matrix units products cost less than passes over memory.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,14 +116,16 @@ def _split(a: jax.Array, *sizes: int) -> jax.Array:
     return a.reshape(-1, a.shape[-2], *sizes)
 
 
-def _matrix(spec: ProductSpec, w: FilterSpectrum, dtype: np.dtype) -> jax.Array:
+def _matrix(spec: ProductSpec, w: FilterSpectrum, dtype: np.dtype[Any]) -> jax.Array:
     """Each coefficient as the matrix of a product by its conjugate: ``(kept, 2, c, 2, g, o)``."""
     re, im = (_split(a.astype(dtype), spec.groups, a.shape[-1] // spec.groups) for a in w)
     rows = jnp.stack([re, -im], 2), jnp.stack([im, re], 2)
     return jnp.stack(rows, 1)
 
 
-def _einsum(spec: ProductSpec, pattern: str, *operands: jax.Array, dtype: np.dtype) -> jax.Array:
+def _einsum(
+    spec: ProductSpec, pattern: str, *operands: jax.Array, dtype: np.dtype[Any]
+) -> jax.Array:
     if spec.groups == 1:
         # Without its axis no operand must be transposed.
         axes = (term.index("g") for term in pattern.split("->", maxsplit=1)[0].split(","))
