@@ -4,9 +4,12 @@
     input_gradient:  dx = its transpose in x
     filter_gradient: dk = its transpose in the kernel
 
-The rules are those of ``lax``, but for the filter's gradient under ``vmap``: there ``lax`` makes
-one convolution with a group for each example, and XLA (up to jax 0.12) partitions it wrongly,
-without an error, where the examples lie on several devices.
+The rules are those of ``lax``, but for two things. The filter's gradient under ``vmap``: there
+``lax`` makes one convolution with a group for each example, and XLA (up to jax 0.12) partitions it
+wrongly, without an error, where the examples lie on several devices. And a dilated input, that of a
+transposed convolution: XLA writes it out with its zeros, and computes the filter's gradient by a
+window as large as the map; here the outputs between two samples of the input are channels of one
+convolution without zeros, see :func:`_by_phases`.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class DenseConvSpec:
 def _convolve(
     spec: DenseConvSpec, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
 ) -> Float[Array, "N *spatial_out O"]:
-    return _lax(spec, x, kernel)
+    return _backend(spec, x, kernel)
 
 
 def _input_gradient(
@@ -55,7 +58,7 @@ def _input_gradient(
 ) -> Float[Array, "N *spatial C"]:
     shape = (y.shape[0], *spec.size, kernel.shape[-2] * spec.groups)
     x = jnp.zeros_like(y, shape=shape)  # Only its shape counts: the map is linear.
-    return jax.vjp(lambda x: _lax(spec, x, kernel), x)[1](y)[0]
+    return jax.vjp(lambda x: _backend(spec, x, kernel), x)[1](y)[0]
 
 
 def _filter_gradient(
@@ -67,6 +70,118 @@ def _filter_gradient(
 convolve, input_gradient, filter_gradient = contractions(
     _convolve, _input_gradient, _filter_gradient
 )
+
+
+def _backend(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> Float[Array, "N *spatial_out O"]:
+    if 0 in x.shape or 0 in kernel.shape:
+        return _lax(spec, x, kernel)
+    phases = tuple(
+        a if s == d == 1 else 1
+        for a, s, d in zip(spec.input_dilation, spec.strides, spec.kernel_dilation, strict=True)
+    )
+    return _by_phases(spec, phases, x, kernel) if max(phases) > 1 else _within(spec, x, kernel)
+
+
+def _within(
+    spec: DenseConvSpec, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+) -> Float[Array, "N *spatial_out O"]:
+    """By ``lax``, with as much padding as the kernel can reach beyond the map, and not less than 0.
+
+    Where it is more or less, samples are added or taken away first: XLA on CPUs (jax 0.10) computes
+    gradients wrongly, of what it reads beyond the map, where their padding would be negative.
+    """
+    reach = [(k - 1) * d for k, d in zip(spec.taps, spec.kernel_dilation, strict=True)]
+    proper = all(
+        0 <= low <= most and 0 <= high <= most
+        for (low, high), most in zip(spec.padding, reach, strict=True)
+    )
+    if proper:
+        return _lax(spec, x, kernel)
+    widths = [
+        (*(pad if a > 1 else pad - min(max(pad, 0), most) for pad in pads), a - 1)
+        for pads, most, a in zip(spec.padding, reach, spec.input_dilation, strict=True)
+    ]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+    inner = dataclasses.replace(
+        spec,
+        size=x.shape[1:-1],
+        padding=tuple(
+            (low - before, high - after)
+            for (low, high), (before, after, _) in zip(spec.padding, widths, strict=True)
+        ),
+        input_dilation=(1,) * len(reach),
+    )
+    if 0 in inner.size:  # Every sample was taken away: only zeros are read.
+        return jnp.zeros_like(x, shape=(x.shape[0], *spec.out, kernel.shape[-1]))
+    return _lax(inner, x, kernel)
+
+
+def _by_phases(
+    spec: DenseConvSpec,
+    phases: tuple[int, ...],
+    x: Float[Array, "N *spatial C"],
+    kernel: Float[Array, "*taps c O"],
+) -> Float[Array, "N *spatial_out O"]:
+    """A convolution of a dilated input as one of the input, with a channel for each phase.
+
+    Of an axis with dilation ``a``, stride 1 and lower padding ``lo``, output ``a m + r - e`` reads
+    the taps ``a p + a - 1 - r`` at the samples ``m - (lo + e + 1 - a) / a + p``, where ``e`` makes
+    ``lo + e + 1`` a multiple of ``a``: for every phase ``r`` the same samples, so that the ``a``
+    phases are channels of one convolution with ``ceil(taps / a)`` taps.
+
+    Args:
+      spec: of the whole convolution.
+      phases: of each axis its dilation, or 1 where the axis is convolved as it is.
+      x, kernel: as the whole takes them.
+    """
+    taps, out, padding, early = [], [], [], []
+    for axis, a in enumerate(phases):
+        low, high = spec.padding[axis]
+        if a == 1:
+            taps.append(spec.taps[axis])
+            out.append(spec.out[axis])
+            padding.append((low, high))
+            early.append(0)
+            continue
+        e = (a - 1 - low) % a
+        taps.append(-(-spec.taps[axis] // a))
+        out.append(-(-(spec.out[axis] + e) // a))
+        before = (low + e + 1 - a) // a
+        padding.append((before, out[-1] - 1 - before + taps[-1] - spec.size[axis]))
+        early.append(e)
+    rank, groups = len(phases), spec.groups
+    split = [(n, a) for n, a in zip(taps, phases, strict=True)]
+
+    # (*taps, c, O) to (*fewer taps, c, groups, *phases, o)
+    widths = [(0, n * a - k) for (n, a), k in zip(split, spec.taps, strict=True)]
+    kernel = jnp.pad(kernel, [*widths, (0, 0), (0, 0)])
+    c, features = kernel.shape[-2:]
+    kernel = kernel.reshape(*(n for pair in split for n in pair), c, groups, features // groups)
+    kernel = jnp.flip(kernel, tuple(range(1, 2 * rank, 2)))
+    kernel = kernel.transpose(
+        *range(0, 2 * rank, 2), 2 * rank, 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank + 2
+    ).reshape(*taps, c, math.prod(phases) * features)
+
+    inner = dataclasses.replace(
+        spec,
+        taps=tuple(taps),
+        out=tuple(out),
+        padding=tuple(padding),
+        input_dilation=tuple(
+            1 if a > 1 else d for a, d in zip(phases, spec.input_dilation, strict=True)
+        ),
+    )
+    y = _within(inner, x, kernel)
+    # (N, *fewer, groups, *phases, o) to (N, *out, O)
+    y = y.reshape(y.shape[0], *out, groups, *phases, features // groups)
+    order = [0, *(i for axis in range(rank) for i in (1 + axis, 2 + rank + axis))]
+    y = y.transpose(*order, 1 + rank, 2 + 2 * rank)
+    y = y.reshape(y.shape[0], *(n * a for n, a in zip(out, phases, strict=True)), features)
+    starts = (0, *early, 0)
+    stops = (y.shape[0], *(e + n for e, n in zip(early, spec.out, strict=True)), features)
+    return jax.lax.slice(y, starts, stops)
 
 
 def _lax(
@@ -94,7 +209,7 @@ def _filter_gradient_of(spec: DenseConvSpec) -> Any:
     def by_lax(x: jax.Array, y: jax.Array) -> jax.Array:
         shape = (*spec.taps, x.shape[-1] // spec.groups, y.shape[-1])
         kernel = jnp.zeros_like(x, shape=shape)  # Only its shape counts: the map is linear.
-        return jax.vjp(lambda kernel: _lax(spec, x, kernel), kernel)[1](y)[0]
+        return jax.vjp(lambda kernel: _backend(spec, x, kernel), kernel)[1](y)[0]
 
     @by_lax.def_vmap
     def _(
