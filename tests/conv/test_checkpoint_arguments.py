@@ -72,6 +72,7 @@ class Block(nnx.Module):
         return y if factor is None else y * factor
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["call", "decorator"])
 def test_remat_of_a_method_with_flags_and_keywords(form):
     options = {"static_argnums": (2,)}

@@ -12,6 +12,7 @@ from experiments.data import load_digits
 from experiments.models import build
 
 
+@pytest.mark.full
 def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(calibration, "SHARES", (0.7,))
     out = tmp_path / "out"

@@ -35,6 +35,7 @@ def archive(folder, **sets):
             (place / f"{name}_{part}.tsv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("no_pictures")
 def test_sweep_trains_what_is_missing(tmp_path, capsys, monkeypatch):
     archive(tmp_path, Long=40, Short=20, Middle=30)

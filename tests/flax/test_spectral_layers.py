@@ -143,6 +143,7 @@ class Net(nnx.Module):
         return self.dense(x)
 
 
+@pytest.mark.full
 def test_models_there_and_back():
     x = jnp.asarray(np.random.default_rng(10).normal(size=(2, 12, 11, 3)), jnp.float32)
     model = Net(nnx.Rngs(0))

@@ -115,6 +115,7 @@ def resnet_loss(**options):
     return loss, (params, rest, array(32, 32, 32, 3), array(32, dtype=jnp.int32))
 
 
+@pytest.mark.full
 def test_resnet():
     loss, args = resnet_loss(band=None, convolution=nnx.Conv)
     saved = memory.saved_bytes(loss, *args)

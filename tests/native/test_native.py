@@ -225,6 +225,7 @@ DIGEST = """
 """
 
 
+@pytest.mark.full
 @native
 @pytest.mark.parametrize("threads", thinned([(1, 7), (1, 2, 3, 7, 16)]))
 def test_results_do_not_depend_on_time_or_threads(threads):

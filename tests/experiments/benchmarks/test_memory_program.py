@@ -33,6 +33,7 @@ def run(tmp_path, *more):
     return {(row["band"], row["variant"]): row for row in content["rows"]}
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("small")
 def test_run_counts(tmp_path, capsys):
     rows = run(tmp_path)
@@ -49,6 +50,7 @@ def test_run_counts(tmp_path, capsys):
     assert half["spectra"]["saved_bytes"] < half["spectra-blocks"]["saved_bytes"]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("small")
 def test_run_measures(tmp_path, capsys):
     rows = run(tmp_path, "--variants", "plain", "spectra-blocks", "--runs", "1")
@@ -89,6 +91,7 @@ def test_largest_batch(limit):
     assert memory.largest_batch(lambda batch: 1, most=64) == 64
 
 
+@pytest.mark.full
 def test_peak_of_a_step_in_another_process():
     # The CPU's allocator does not count.
     assert memory.peak_of("fcn", "compression=0.5", "spectra", 1) == 0

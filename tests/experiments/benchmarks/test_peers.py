@@ -34,6 +34,7 @@ LAYERS = {
         "periodic", "test", 2, (8, 9), (8, 9), 4, 3, padding="CIRCULAR", bands=("none", "modes=3,2")
     ),
 }
+FIRST = ("2d", "depthwise")  # These alone run by default.
 SMALL_NETWORK = Network("net", "test", 4, image=(8, 8, 3), widths=(4, 8), blocks=(1, 2))
 
 
@@ -75,7 +76,12 @@ def assert_close(got, expected):
 @pytest.mark.parametrize(
     ("name", "direction"),
     [
-        *((name, "train") for name in LAYERS),
+        *((name, "train") for name in FIRST),
+        *(
+            pytest.param(name, "train", marks=pytest.mark.full)
+            for name in LAYERS
+            if name not in FIRST
+        ),
         ("2d", "forward"),
         *(pytest.param(name, "forward", marks=pytest.mark.full) for name in LAYERS if name != "2d"),
     ],
@@ -171,6 +177,7 @@ def test_network_of_torch_is_that_of_flax():
     np.testing.assert_allclose(twin(channels_first).detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_steps_train_and_differ_by_their_convolutions():
     found = list(network.steps(SMALL_NETWORK, None, ["auto"], ["auto"], with_dense=True))
     names = ["flax dense", *(f"bandjax {band}" for band in SMALL_NETWORK.bands), network.REST]

@@ -71,6 +71,7 @@ def test_ratio_is_to_the_fastest_variant_at_the_same_band():
     }
 
 
+@pytest.mark.full
 def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     out = tmp_path / "deep" / "b.json"
     bands = ["--bands", "none", "compression=.50", "--peers", "lax", "fft", "fft-pow2"]

@@ -44,6 +44,7 @@ def flipped(monkeypatch):
     monkeypatch.setattr(bandjax, "band_conv", wrong)
 
 
+@pytest.mark.full
 def test_a_fault_is_found_and_reduced(flipped, capsys, tmp_path):
     number = next(n for n in range(50) if fuzz.case_of(n).config.taps[0] > 1)
     record = tmp_path / "fuzz.json"

@@ -35,6 +35,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_stops_in_time_and_goes_on(tmp_path):
     late = run(tmp_path, LIMIT="1")
     assert (late.returncode, late.stderr) == (3, "")

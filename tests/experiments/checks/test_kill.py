@@ -28,6 +28,7 @@ def reference(quick_compile, tmp_path_factory):
     return out
 
 
+@pytest.mark.full
 def test_killed_and_stopped_runs_end_as_if_nothing_had_happened(
     reference, tmp_path, capsys, monkeypatch
 ):

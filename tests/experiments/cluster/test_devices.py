@@ -24,6 +24,7 @@ from experiments.training.loop import Trainer
 FEW = ("--limit", "128", "--batch-size", "64", "--seeds", "0", "--augment", "flip-crop")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_a_mesh_trains_as_one_device_and_checkpoints_move(tmp_path, capsys):
     words = [*FEW, "--band", "compression=0.5", "--epochs", "3"]

@@ -49,6 +49,7 @@ def several_steps(monkeypatch):
     return check.RUN
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile", "no_pictures")
 def test_two_processes_train_as_one_and_end_together(several_steps, tmp_path):
     """One is asked to stop, and both do; both go on, one is lost, and the other ends."""

@@ -51,6 +51,7 @@ def noisy(digits):
     return StoredDataset("noisy", train, test, 10, "noise on digits")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_a_streamed_run_is_the_resident_one_stopped_anywhere(tmp_path, digits):
     """Bit by bit; the streamed one stops after each third step, two of five within an epoch."""

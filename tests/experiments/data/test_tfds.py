@@ -212,6 +212,7 @@ def test_stored_images_of_one_size_are_cut_for_training_alone(tmp_path, monkeypa
     assert all(np.abs(part - whole).max() > 0.01 for part in parts)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_a_job_from_the_command_line(gradients, tmp_path, capsys):
     out = tmp_path / "out"

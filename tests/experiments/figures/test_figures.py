@@ -124,6 +124,7 @@ def test_fft_approximation_of_what_cannot_be(tmp_path, monkeypatch, capsys, word
     assert error.count("\n") == 1
 
 
+@pytest.mark.full
 def test_layer_spectra(tmp_path, monkeypatch, capsys):
     few = load_digits().limited(64)
     few = dataclasses.replace(few, x_test=few.x_test[:8], y_test=few.y_test[:8])

@@ -73,6 +73,7 @@ def test_table_cuts_no_figure():
     assert shown.count("75.00 ± 35.36") == 6
 
 
+@pytest.mark.full
 def test_differences_between_three_bands(tmp_path):
     """Over ten sets one band is worst each time, and the other two take turns."""
     sets = {}

@@ -69,6 +69,7 @@ def test_bands_that_change_are_compiled_once_each(tmp_path):
     assert record["result"]["compilations"] == 2
 
 
+@pytest.mark.full
 def test_a_recalibrated_run_goes_on_as_if_nothing_had_happened(examples, tmp_path):
     """Stopped within each epoch and started anew, it has the plans and curves of a whole run."""
 

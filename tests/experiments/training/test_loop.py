@@ -221,6 +221,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(small):
         Trainer(settings_for("lenet", "digits", batch_size=32, accumulate=7), examples, None)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)])
 def test_half_precision(small, band):
     """A step is that of float32 to rounding, its state float32; fp16 keeps out of overflow."""

@@ -35,6 +35,7 @@ def examples():
     return place(Dataset("noise", x, y, x[:5], y[:5], 3))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("deep")
 def test_what_is_recomputed_is_the_same_and_needs_less(examples):
     found = {}
