@@ -99,7 +99,7 @@ def _within(
     )
     if proper:
         return _lax(spec, x, kernel)
-    widths = [
+    widths: list[Any] = [
         (*(pad if a > 1 else pad - min(max(pad, 0), most) for pad in pads), a - 1)
         for pads, most, a in zip(spec.padding, reach, spec.input_dilation, strict=True)
     ]

@@ -83,7 +83,7 @@ _FLOAT32 = ("highest", "float32", "f32_f32_f32", "tf32_tf32_f32_x3", "bf16_bf16_
 _EXACT = ("bf16_bf16_f32_x6", "bf16_bf16_f32_x9")
 
 
-def _cuda_precision(precision: Precision | tuple[Precision, Precision], dtype: Any) -> str:
+def _cuda_precision(precision: Any, dtype: Any) -> str:
     """How tensor cores multiply: as accurately as JAX's own products of that precision on a GPU.
 
     Raises:
@@ -91,9 +91,11 @@ def _cuda_precision(precision: Precision | tuple[Precision, Precision], dtype: A
     """
     if isinstance(precision, tuple):
         # Of two operands XLA takes the higher one for both.
-        found = [_cuda_precision(each, dtype) for each in precision]
+        found = [_cuda_precision(one, dtype) for one in precision]
         return "tf32x3" if "tf32x3" in found else found[0]
-    asked = jax.config.values["jax_default_matmul_precision"] if precision is None else precision
+    asked = precision
+    if precision is None:
+        asked = jax.config.values["jax_default_matmul_precision"]
     name = "default" if asked is None else str(getattr(asked, "name", asked)).lower()
     if name in (*_FLOAT32, *_EXACT):
         return "tf32x3"

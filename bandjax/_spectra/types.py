@@ -13,7 +13,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-Precision: TypeAlias = jax.lax.Precision | str | None
+Precision: TypeAlias = (
+    jax.lax.Precision
+    | jax.lax.DotAlgorithmPreset
+    | jax.lax.DotAlgorithm
+    | str
+    | tuple[jax.lax.Precision, jax.lax.Precision]
+    | tuple[str, str]
+    | None
+)
+"""Of matrix products, as ``jax.lax`` takes it; a pair is that of both operands."""
 
 # Spectra are frequency-major and planar: the real and the imaginary part, each an array.
 InputSpectrum: TypeAlias = tuple[Float[Array, "*box N C"], Float[Array, "*box N C"]]

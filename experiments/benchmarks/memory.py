@@ -34,7 +34,7 @@ from experiments.benchmarks.allocator import release_memory
 from experiments.benchmarks.timing import interleaved
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
-from experiments.models.layers import keep_spectra_in
+from experiments.models.layers import convolutions_of
 from experiments.models.resnet import ResNet, resnet50
 from experiments.models.unet import UNet3D
 from experiments.settings.bands import parse_band, parse_fixed_band
@@ -145,7 +145,8 @@ class Step:
         if band != DENSE:
             options = {"band": parse_band(band)[1]}
         model = task.make(task.shape, task.classes, **options, remat=how.block, rngs=nnx.Rngs(0))
-        keep_spectra_in(model, how.residual_dtype)
+        for layer in convolutions_of(model):
+            layer.residual_dtype = jnp.dtype(how.residual_dtype)
         model.train()
         graph, params, stats = nnx.split(model, nnx.Param, ...)
         optimizer = optax.sgd(0.01, momentum=0.9)

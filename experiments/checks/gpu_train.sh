@@ -43,8 +43,9 @@ left() { echo $((LIMIT - SECONDS - ENDING)); }
 if [ "$PLATFORM" = gpu ] &&
   ! "$PYTHON" -c 'import bandjax, sys; sys.exit("cuda" not in bandjax.native_status())'; then
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+  [ "$arch" != 90 ] || arch=90a
   "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --editable . \
-    -C cmake.define.BANDJAX_CUDA=ON -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$arch-real" \
+    -C cmake.define.BANDJAX_CUDA=ON -C "cmake.define.BANDJAX_CUDA_ARCHITECTURES=$arch" \
     >"$RUNS/build.log" 2>&1 ||
     echo "the kernels could not be built, see $RUNS/build.log; plain JAX is used" >&2
 fi

@@ -12,6 +12,7 @@ from experiments.data.examples import Stream
 from experiments.settings.bands import SYNTAX as BAND_SYNTAX
 from experiments.settings.config import (
     Augment,
+    Implementation,
     Method,
     Optimizer,
     ParamDomain,
@@ -73,6 +74,8 @@ class Options:
     )
     method: Method = "auto"
     """How the convolutions are computed; auto chooses by cost."""
+    implementation: Implementation = "auto"
+    """native: by the library's own kernels, or not at all; xla: without them; auto chooses."""
     residual_dtype: ResidualDtype = "float32"
     """Type in which the convolutions keep spectra for the backward pass; the narrower, the less
     memory."""

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import bandjax
 from experiments.models.cnn import CNN
 from experiments.models.densenet import DenseNet
 from experiments.models.fcn import FCN
-from experiments.models.layers import compute_in, keep_spectra_in
+from experiments.models.layers import compute_in, convolutions_of
 from experiments.models.lenet import LeNet
 from experiments.models.resnet import ResNet, resnet8, resnet20, resnet50
 from experiments.settings.compiler import quick_jit
@@ -41,6 +42,7 @@ def build(
     *,
     band: Any,
     method: str = "auto",
+    implementation: str = "auto",
     residual_dtype: str = "float32",
     precision: str = "float32",
     param_domain: str = "spatial",
@@ -55,6 +57,7 @@ def build(
         classes: number of outputs.
         band: the band of every convolution, or a ``bandjax.Plan``; None is the dense network.
         method: how bandjax computes the convolutions.
+        implementation: ``xla``, ``native``, or ``auto`` for the one that bandjax chooses.
         residual_dtype: type in which the convolutions keep spectra for the backward pass.
         precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
             batch statistics are float32 with each.
@@ -81,7 +84,9 @@ def build(
             bandjax.nnx.to_spectral(model, (1, *example_shape))
     except ValueError as error:
         raise UserError(f"model {name} on examples {example_shape}: {error}") from error
-    keep_spectra_in(model, residual_dtype)
+    for layer in convolutions_of(model):
+        layer.residual_dtype = jnp.dtype(residual_dtype)
+        layer.implementation = None if implementation == "auto" else implementation
     compute_in(model, precision)
     model.eval()
     return model

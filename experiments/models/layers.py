@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -45,11 +45,11 @@ def conv_block(layers: nnx.List, x: jax.Array) -> jax.Array:
     return nnx.relu(norm(conv(x)))
 
 
-def keep_spectra_in(model: nnx.Module, dtype: str) -> None:
-    """Sets the type in which every ``bandjax.BandConv`` of a model keeps its input's spectrum."""
+def convolutions_of(model: nnx.Module) -> Iterator[bandjax.BandConv]:
+    """Every ``bandjax.BandConv`` of a model."""
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, bandjax.BandConv):
-            layer.residual_dtype = jnp.dtype(dtype)
+            yield layer
 
 
 PRECISIONS = {"bf16": jnp.bfloat16, "fp16": jnp.float16}

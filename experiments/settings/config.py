@@ -9,6 +9,7 @@ from typing import Any, Literal
 from experiments.settings.errors import UserError
 
 Method = Literal["auto", "fft", "dft", "direct"]
+Implementation = Literal["auto", "xla", "native"]
 ResidualDtype = Literal["float32", "bfloat16", "int8"]
 Remat = Literal["none", "spectra", "blocks"]
 Optimizer = Literal["adam", "sgd"]
@@ -29,6 +30,7 @@ class Settings:
             where they have no common size.
         limit: train on the first so many examples; None for all.
         method: how bandjax computes the convolutions.
+        implementation: whether by plain JAX, by native kernels, or as bandjax chooses.
         residual_dtype: type in which the spectra are kept for the backward pass.
         remat: ``spectra`` keeps them alone, and recomputes all else; ``blocks`` too, but a block of
             the network at a time, which needs less memory meanwhile and more time; ``none`` keeps
@@ -65,6 +67,7 @@ class Settings:
     image_size: int | None = None
     limit: int | None = None
     method: Method = "auto"
+    implementation: Implementation = "auto"
     residual_dtype: ResidualDtype = "float32"
     remat: Remat = "none"
     param_domain: ParamDomain = "spatial"

@@ -104,6 +104,7 @@ class Network:
             examples.classes,
             band=band,
             method=settings.method,
+            implementation=settings.implementation,
             residual_dtype=settings.residual_dtype,
             precision=settings.precision,
             param_domain=settings.param_domain,
