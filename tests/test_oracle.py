@@ -12,6 +12,8 @@ import oracle
 import pytest
 from dense import lax_convolution
 
+pytestmark = pytest.mark.thin(3)
+
 
 @pytest.mark.no_cover
 @pytest.mark.usefixtures("x64")

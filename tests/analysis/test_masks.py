@@ -13,6 +13,8 @@ import pytest
 
 from bandjax import Compression, Energy, band_conv, spectral
 
+pytestmark = pytest.mark.thin(2)
+
 GRIDS = [(1,), (7,), (8,), (1, 4), (5, 6), (6, 5), (9, 4), (8, 8), (3, 4, 5), (4, 6, 2)]
 
 

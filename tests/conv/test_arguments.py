@@ -12,6 +12,8 @@ import pytest
 import bandjax
 from bandjax import Compression, Energy
 
+pytestmark = pytest.mark.thin(3)
+
 RNG = np.random.default_rng(20)
 X = RNG.normal(size=(3, 9, 8, 2)).astype(np.float32)
 KERNEL = RNG.normal(size=(3, 2, 2, 4)).astype(np.float32)

@@ -15,6 +15,8 @@ import pytest
 import bandjax
 from bandjax._conv import dense
 
+pytestmark = pytest.mark.thin(4)
+
 CASES = 60
 
 

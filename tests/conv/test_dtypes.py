@@ -14,6 +14,8 @@ from choices import crossed
 
 import bandjax
 
+pytestmark = pytest.mark.thin(2)
+
 # An example with stride, odd sizes and groups; in 2-D so that every method has two axes to pass.
 GEOMETRY = oracle.axes(
     (7, 6),

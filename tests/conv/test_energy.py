@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
+pytestmark = pytest.mark.thin(3)
+
 SHAPES = [(9,), (40,), (33,), (8, 8), (12, 7), (5, 16), (3, 4, 5), (6, 6, 6)]
 
 

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 
 import bandjax
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.thin(2), pytest.mark.usefixtures("x64")]
 
 SWEEP = 4
 EXAMPLES = [

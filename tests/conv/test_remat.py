@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
+pytestmark = pytest.mark.thin(2)
+
 BAND = bandjax.Compression(0.5)
 PLAIN = functools.partial(jax.checkpoint, policy=bandjax.save_spectra)
 WAYS = [

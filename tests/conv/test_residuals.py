@@ -18,6 +18,8 @@ from residuals import data, printed, residuals, without_kernel
 
 import bandjax
 
+pytestmark = pytest.mark.thin(2)
+
 NAME = "bandjax_spectrum"
 HALVES = [None, bandjax.Compression(0.5)]
 RESIDUAL_DTYPES = [None, jnp.bfloat16, jnp.int8]

@@ -13,6 +13,8 @@ from residuals import data, residuals
 
 import bandjax
 
+pytestmark = pytest.mark.thin(2)
+
 HALVES = [None, bandjax.Compression(0.5)]
 
 

@@ -16,6 +16,8 @@ from jax.test_util import check_grads
 import bandjax
 from bandjax.spectral import kernel_to_spectrum, spectrum_to_kernel
 
+pytestmark = pytest.mark.thin(2)
+
 HALF = bandjax.Compression(0.5)
 METHODS = ["fft", "dft", "auto"]
 

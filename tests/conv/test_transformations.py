@@ -16,6 +16,8 @@ from flax import nnx
 
 import bandjax
 
+pytestmark = pytest.mark.thin(3)
+
 BAND = bandjax.Modes(2, 1)
 
 

@@ -24,6 +24,8 @@ from flax_layers import (
 
 import bandjax
 
+pytestmark = pytest.mark.thin(2)
+
 # --------------------------------------------------------------------------------------- the hook
 
 HOOKED = crossed(

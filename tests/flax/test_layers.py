@@ -26,6 +26,8 @@ from flax_layers import (
 
 import bandjax
 
+pytestmark = pytest.mark.thin(3)
+
 BATCHED = crossed(ARGUMENTS, BATCHES, strength=1)
 
 

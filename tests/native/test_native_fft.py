@@ -17,7 +17,7 @@ from calls import chosen, native
 
 import bandjax
 
-pytestmark = native
+pytestmark = [pytest.mark.thin(6), native]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
+pytestmark = pytest.mark.thin(3)
+
 BANDS = [bandjax.Compression(0.5), None]
 METHODS_AND_MESHES = [
     *(pytest.param(method, "auto") for method in PLAIN),

@@ -10,6 +10,8 @@ import pytest
 
 from bandjax import spectral
 
+pytestmark = pytest.mark.thin(3)
+
 GRIDS = [(1,), (7,), (8,), (5, 6), (6, 5), (8, 8), (1, 4), (3, 4, 5), (4, 2, 6)]
 
 

@@ -14,6 +14,8 @@ from bandjax._spectra import packed
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.product import ProductSpec
 
+pytestmark = pytest.mark.thin(2)
+
 DFTS = {
     "1-D": PartialDFT((12,), (4,), (range(0, 10),)),
     "2-D, one product": PartialDFT((8, 9), (3, 2), (range(0, 7), range(-1, 8))),

@@ -20,6 +20,8 @@ from experiments.models.unet import UNet3D
 from experiments.settings.compiler import quick_jit
 from experiments.settings.errors import UserError
 
+pytestmark = pytest.mark.thin(2)
+
 SHAPES = {"cnn": (8, 8, 1), "fcn": (70, 1), "lenet": (32, 32, 3)}
 # Counted by hand: kernels, biases, batch-norm scales and offsets, the dense head.
 PARAMETERS = {
