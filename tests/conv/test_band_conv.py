@@ -15,7 +15,7 @@ from choices import thinned
 
 import bandjax
 
-SWEEP, COUNT, CHUNK = 3, 504, 24
+SWEEP, COUNT, CHUNK = 3, 504, 12
 
 
 @pytest.mark.no_cover

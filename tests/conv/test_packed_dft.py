@@ -21,7 +21,7 @@ from bandjax._conv.methods import Dft
 from bandjax._conv.options import ConvSpec
 from bandjax._conv.packed_dft import PackedDft
 
-SWEEP, COUNT, CHUNK = 51, 96, 12
+SWEEP, COUNT, CHUNK = 51, 96, 4
 
 
 @pytest.fixture(autouse=True)

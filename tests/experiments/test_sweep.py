@@ -82,6 +82,7 @@ def test_sweep_trains_what_is_missing(tmp_path, capsys, monkeypatch):
     assert "data set 2/2" not in capsys.readouterr().out
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("no_pictures")
 def test_a_failed_last_set_and_a_damaged_later_record(tmp_path, capsys):
     """The sets before it and after are trained, and the report tells of all."""

@@ -149,6 +149,7 @@ def test_a_peer_that_fails_when_it_is_called_is_left_out(monkeypatch):
     assert "no lax NHWC: INTERNAL" in report.notes([row])[0]
 
 
+@pytest.mark.full
 def test_row_of_a_network(monkeypatch):
     monkeypatch.setattr(measure, "torch_installed", lambda: False)
     row = measure.measure(SMALL_NETWORK, "train", "float32", measure.Plan(runs=1, seconds=0))

@@ -52,6 +52,7 @@ def test_stops_in_time_and_goes_on(tmp_path):
     assert config.items() >= wanted.items()
 
 
+@pytest.mark.full
 def test_says_what_is_missing(tmp_path):
     wrong = run(tmp_path, PLATFORM="tpu", LIMIT="1")
     assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (1, "JAX finds no tpu")

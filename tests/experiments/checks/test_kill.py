@@ -75,6 +75,7 @@ def repeat_a_line(out):
         file.write('{"epoch": 4}\n')
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("damage", "differing"),
     [

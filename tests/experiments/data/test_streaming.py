@@ -197,6 +197,7 @@ def test_what_cannot_be_placed(digits, noisy, monkeypatch):
         list(place(noisy).test)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_streamed_from_the_command_line(tmp_path, monkeypatch):
     steps = []

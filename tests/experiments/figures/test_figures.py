@@ -47,6 +47,7 @@ def largest(zeroed):
     return kept
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pixels", ["standardised", "raw"])
 def test_fft_approximation(tmp_path, monkeypatch, capsys, pixels):
     raw = write_cifar(tmp_path, monkeypatch)["test_batch"][0]
