@@ -36,7 +36,7 @@ from experiments.jobs.comparison import (
 from experiments.jobs.job import open_job, options_as_json
 from experiments.jobs.launch import launch
 from experiments.jobs.options import Options as TrainOptions
-from experiments.jobs.runs import stop_on_sigterm
+from experiments.jobs.runs import stop_on_signals
 from experiments.jobs.training import run_job
 from experiments.settings.bands import file_stem
 from experiments.settings.errors import UserError
@@ -91,12 +91,12 @@ def run_sweep(options: Options, console: Console) -> None:
     del settings["data"], settings["augment"]  # The latter's default depends on the data.
     failed: dict[str, str] = {}
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_on_sigterm())
+        stop = stack.enter_context(stop_on_signals())
         sweep = open_job(out, options_as_json(options), settings)
         share(lambda: stack.enter_context(sweep))
         for number, job in enumerate(jobs, 1):
             if Agreement().ask(stop.asked, wait=True)[0]:
-                console.print(f"stopped by SIGTERM; go on with --resume {out}", soft_wrap=True)
+                console.print(f"stopped by {stop.by}; go on with --resume {out}", soft_wrap=True)
                 return
             console.rule(f"data set {number}/{len(jobs)} · {job.data}")
             try:

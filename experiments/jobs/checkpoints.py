@@ -298,17 +298,18 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C takes effect behind it: orbax's threads would go on with what nobody waits for."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    mine = threading.current_thread() is threading.main_thread()  # signals are the main thread's
+    if not mine or not callable(signal.getsignal(signal.SIGINT)):  # or it is ignored
         yield
         return
-    pressed = []
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    pressed: list[bool] = []
+    before: Any = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
     if pressed:
-        raise KeyboardInterrupt
+        before(signal.SIGINT, None)
 
 
 def _hush() -> None:

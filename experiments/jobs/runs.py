@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import threading
@@ -33,27 +34,50 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Stop:
-    """Whether somebody asked this process to stop."""
+    """Whether somebody asked this process to stop, and how."""
 
     asked = False
+    by = "SIGTERM"
+
+
+# A terminal sends Ctrl-C to every process of a command, and one that watches another passes it on.
+SAME_PRESS = 1.0  # seconds
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[Stop]:
-    """While it lasts, SIGTERM asks to stop rather than to end at once."""
-    stop = Stop()
+def stop_on_signals() -> Iterator[Stop]:
+    """While it lasts, SIGTERM and Ctrl-C ask to stop rather than end the program at once.
 
-    def ask(*_: Any) -> None:
+    A second Ctrl-C ends it at once. Where SIGINT is ignored, as under ``nohup``, it stays so.
+    """
+    stop = Stop()
+    pressed = 0.0
+
+    def ask(number: int, _: Any) -> None:
+        nonlocal pressed
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if pressed and now - pressed > SAME_PRESS:
+                raise KeyboardInterrupt
+            if not pressed:
+                # Not by print: the signal may have come within one.
+                os.write(2, b"\nstopping behind a checkpoint; Ctrl-C again ends at once\n")
+            pressed = pressed or now
+            stop.by = "Ctrl-C"
         stop.asked = True
 
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, ask)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,7 @@ class Run:
         """Train to the last epoch; returns the record that is to be written.
 
         Raises:
-            Stopped: SIGTERM came, and a checkpoint is written.
+            Stopped: SIGTERM or Ctrl-C came, and a checkpoint is written.
             UserError: the loss is no longer finite, a checkpoint is of another run or cannot be
                 written.
         """

@@ -20,7 +20,7 @@ from experiments.jobs import report
 from experiments.jobs.job import open_job, options_as_json
 from experiments.jobs.metrics import import_tensorboard
 from experiments.jobs.options import Options
-from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_sigterm
+from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_signals
 from experiments.models import MODELS
 from experiments.settings.config import Settings
 from experiments.settings.errors import UserError
@@ -35,10 +35,10 @@ def run_job(options: Options, console: Console, stop: Stop | None = None) -> boo
     Args:
         options: of the command line.
         console: where progress is shown.
-        stop: asked after every step; None for one that SIGTERM asks.
+        stop: asked after every step; None for one that SIGTERM or Ctrl-C asks.
 
     Returns:
-        Whether the job came to its end; False if SIGTERM stopped it.
+        Whether the job came to its end; False if it was asked to stop.
 
     Raises:
         UserError: an option, a data file or the output folder is not usable, or a loss diverged.
@@ -78,13 +78,13 @@ def run_job(options: Options, console: Console, stop: Stop | None = None) -> boo
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
     job = open_job(out, options_as_json(options), settings.as_dict())
     with ExitStack() as stack:
-        stop = stop or stack.enter_context(stop_on_sigterm())
+        stop = stop or stack.enter_context(stop_on_signals())
         share(lambda: stack.enter_context(job))
         try:
             _train_all(settings, trainers, texts, options.seeds, out, keeping, console, stop)
         except Stopped:
             console.print(
-                f"stopped by SIGTERM; a checkpoint is written, go on with --resume {out}",
+                f"stopped by {stop.by}; a checkpoint is written, go on with --resume {out}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import resource
@@ -348,17 +349,36 @@ def test_other_processes_know_what_is_intact(copy, monkeypatch):
         folder.checkpoints.save(18, state_of(18), sums_of(18), position_of(2, 8))
 
 
-def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch):
-    """Ctrl-C while orbax writes: the checkpoint is whole, and then the program is interrupted."""
+@pytest.fixture
+def sigint():
+    """Sets what Ctrl-C does, whatever the tests were started by (under nohup: nothing)."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("way", ["ends", "asks", "ignored"])
+def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch, sigint, way):
+    """Ctrl-C while orbax writes: the checkpoint is whole, and then it takes effect."""
     save = ocp.StandardCheckpointer.save
+    asked = []
+    handler = {
+        "ends": signal.default_int_handler,
+        "asks": lambda *_: asked.append(True),
+        "ignored": signal.SIG_IGN,
+    }[way]
+    sigint(handler)
 
     def interrupted(*args, **options):
         signal.raise_signal(signal.SIGINT)
+        assert not asked
         return save(*args, **options)
 
     monkeypatch.setattr(ocp.StandardCheckpointer, "save", interrupted)
     folder = Folder(tmp_path / "checkpoints")
-    with pytest.raises(KeyboardInterrupt):
+    ends = pytest.raises(KeyboardInterrupt) if way == "ends" else contextlib.nullcontext()
+    with ends:
         folder.checkpoints.save(10, state_of(10), sums_of(10), position_of(2, 0, [0.5]))
+    assert asked == ([True] if way == "asks" else [])
     assert_restored(folder.restore(), 10, position_of(2, 0, [0.5]))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler

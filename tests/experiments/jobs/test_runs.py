@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from tensorboardX.proto import event_pb2
 
 from experiments.data import load_digits
 from experiments.data.examples import place
+from experiments.jobs import runs
 from experiments.jobs.checkpoints import read_arrays
-from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped
+from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_signals
 from experiments.settings.config import settings_for
 from experiments.training.loop import Trainer
 
@@ -74,3 +77,43 @@ def test_intervals():
     assert Interval.parse("5 steps") == Interval(5, "steps")
     assert Interval.parse("90s") == Interval(90, "s")
     assert Interval.parse("never").count == 0
+
+
+@pytest.fixture
+def sigint():
+    """What Ctrl-C did before is what it does behind the test."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "by"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_asks_to_stop(sigint, capfd, number, by):
+    sigint(signal.default_int_handler)
+    with stop_on_signals() as stop:
+        assert not stop.asked
+        signal.raise_signal(number)
+        signal.raise_signal(number)  # The same press, sent twice.
+        assert stop.asked
+        assert stop.by == by
+    assert ("Ctrl-C again ends at once" in capfd.readouterr().err) == (by == "Ctrl-C")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_second_press_ends_at_once(sigint, monkeypatch):
+    sigint(signal.default_int_handler)
+    monkeypatch.setattr(runs, "SAME_PRESS", 0.0)
+    with stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so(sigint):
+    sigint(signal.SIG_IGN)
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
