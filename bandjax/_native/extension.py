@@ -22,7 +22,8 @@ _CUDA_CURE = f"{_REINSTALL} -C cmake.define.BANDJAX_CUDA=ON builds them, given n
 def native_status() -> str:
     """Tells in one line which native kernels there are, or why there are none.
 
-    The first call loads and registers them.
+    The first call loads and registers them; where there are CUDA kernels, it starts JAX's backends,
+    to see whether they run on the GPU: call it behind ``jax.distributed.initialize``.
 
     Returns:
         Such as ``"native: available (cpu: avx512)"``,
@@ -37,6 +38,7 @@ def native_status() -> str:
     kernels = f"cpu: {extension.module.CPU_ISA}"
     if extension.module.BUILT_WITH_CUDA:
         kernels += f", cuda: {extension.module.CUDA_ARCHITECTURES}"
+        kernels += "" if available("cuda") else ", none of which runs on the GPU here"
     return f"native: available ({kernels})"
 
 
@@ -61,7 +63,42 @@ def _lacking(platform: str) -> str | None:
         return f"{extension.problem}; {_CPU_CURE if platform == 'cpu' else _CUDA_CURE}"
     if platform == "cuda" and not extension.module.BUILT_WITH_CUDA:
         return f"built without CUDA; {_CUDA_CURE}"
+    if platform == "cuda":
+        return _of_another_gpu(extension.module.CUDA_ARCHITECTURES)
     return None
+
+
+@functools.cache
+def _of_another_gpu(architectures: str) -> str | None:
+    """Why kernels that were built for some architectures do not run on the GPU here, if so."""
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError:  # There is none: the program is for another machine.
+        return None
+    capability = str(getattr(devices[0], "compute_capability", ""))
+    if not re.fullmatch(r"\d+\.\d+", capability) or runs_on(architectures, capability):
+        return None
+    cure = f"-C cmake.define.BANDJAX_CUDA_ARCHITECTURES={capability.replace('.', '')}"
+    return (
+        f"built for {architectures}, and the GPU here has compute capability {capability}; "
+        f"{_REINSTALL} -C cmake.define.BANDJAX_CUDA=ON {cure} builds them for it"
+    )
+
+
+def runs_on(architectures: str, capability: str) -> bool:
+    """Whether kernels built for ``"sm_80, sm_90a"`` run on a GPU of a capability such as "9.0".
+
+    Machine code runs on its own generation from its minor version on; that of an architecture with a
+    letter on nothing else. The last one without a letter is there as PTX too, for all that is newer.
+    """
+    major, minor = map(int, capability.split("."))
+    names = [name.strip().removeprefix("sm_") for name in architectures.split(",")]
+    if any(name == f"{major}{minor}a" for name in names):
+        return True
+    plain = [divmod(int(name), 10) for name in names if name.isdigit()]
+    native = any(built[0] == major and built[1] <= minor for built in plain)
+    as_ptx = names[-1].isdigit() and plain[-1] <= (major, minor)
+    return native or as_ptx
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,49 @@ def test_cuda_handlers(monkeypatch, registered):
     extension.require("cuda")
 
 
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("sm_80, sm_90a", "9.0", True),
+        ("sm_80, sm_90a", "8.0", True),
+        ("sm_80, sm_90a", "8.9", True),
+        ("sm_80, sm_90a", "7.5", False),
+        ("sm_80, sm_90a", "10.0", False),
+        ("sm_90a", "8.0", False),
+        ("sm_90a", "9.1", False),
+        ("sm_86", "8.0", False),
+        ("sm_80, sm_90a, sm_100, sm_120", "12.1", True),
+        ("sm_80, sm_90a, sm_100, sm_120", "13.0", True),  # as PTX
+        ("sm_80, sm_90a, sm_100", "12.0", True),
+        ("sm_100", "9.0", False),
+    ],
+)
+def test_on_which_gpus_kernels_run(built, capability, runs):
+    assert extension.runs_on(built, capability) == runs
+
+
+def test_kernels_for_another_gpu_are_not_there(monkeypatch, registered):
+    install(
+        monkeypatch,
+        BUILT_WITH_CUDA=True,
+        CUDA_ARCHITECTURES="sm_80",
+        cuda_handlers=lambda: {"bandjax_one": "cuda"},
+    )
+    here = types.SimpleNamespace(compute_capability="7.5")
+    monkeypatch.setattr(jax, "devices", lambda platform=None: [here])
+    extension._of_another_gpu.cache_clear()
+    assert not extension.available("cuda")
+    with pytest.raises(RuntimeError, match=r"capability 7\.5.*BANDJAX_CUDA_ARCHITECTURES=75"):
+        extension.require("cuda")
+    assert bandjax.native_status() == (
+        "native: available (cpu: avx2, cuda: sm_80, none of which runs on the GPU here)"
+    )
+    here.compute_capability = "8.6"
+    extension._of_another_gpu.cache_clear()
+    assert extension.available("cuda")
+    extension._of_another_gpu.cache_clear()
+
+
 def test_another_platform(monkeypatch, registered):
     install(monkeypatch)
     assert not extension.available("rocm")
