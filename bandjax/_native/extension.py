@@ -88,8 +88,9 @@ def _of_another_gpu(architectures: str) -> str | None:
 def runs_on(architectures: str, capability: str) -> bool:
     """Whether kernels built for ``"sm_80, sm_90a"`` run on a GPU of a capability such as "9.0".
 
-    Machine code runs on its own generation from its minor version on; that of an architecture with a
-    letter on nothing else. The last one without a letter is there as PTX too, for all that is newer.
+    Machine code runs on its own generation from its minor version on; that of an architecture with
+    a letter on nothing else. The last one, if it has no letter, is there as PTX too, for all that
+    is newer.
     """
     major, minor = map(int, capability.split("."))
     names = [name.strip().removeprefix("sm_") for name in architectures.split(",")]
