@@ -79,8 +79,8 @@ def band_conv(
         in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
       residual_dtype: type in which the spectrum is kept; the forward pass continues from the
         rounded values. By default the input's own type. ``jnp.int8`` keeps 8 bits of each number,
-        with a scale for each frequency and one for each channel, which the examples of a batch
-        share; it has first derivatives alone.
+        with scales for the frequencies and the channels of each example; it has first derivatives
+        alone.
       recompute_filter: whether the backward pass derives the filter's spectrum anew from the
         kernel. If not, methods "fft" and "dft" in plain JAX keep it beside the input's, named
         ``"bandjax_filter_spectrum"``; the native kernels and "direct" never hold it.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from bandjax._spectra.types import InputSpectrum, PackedSpectrum, compute_dtype
 
@@ -65,25 +65,33 @@ class ResidualFormat:
 
 
 _LARGEST = 127
+# A scale is told by one byte: this many steps of it halve the scale.
+_STEPS = 16
+_LOWEST = 255
 
 
 class Quantised(NamedTuple):
-    """Integers and their scales.
+    """Integers and their scales, which every example has for itself.
+
+    The step of a number is ``example * 2**(-(channel + frequency) / 16)``.
 
     Attributes:
       values: int8, a spectrum (see ``Kept``) or samples ``(N, *spatial, C)``.
-      channel: scales ``(1, ..., 1, C)``.
-      frequency: scales ``(*box, 1, 1)``, which multiply the channel's; a single one of samples.
+      example: the largest step of each example, ``(1, ..., 1, N, 1)`` of a spectrum,
+        ``(N, 1, ..., 1)`` of samples.
+      channel: uint8, of each example's channels, ``(1, ..., 1, N, C)`` or ``(N, 1, ..., 1, C)``.
+      frequency: uint8, of each example's frequencies, ``(*box, N, 1)``; ``(1, ..., 1)`` of samples.
     """
 
     values: Any
-    channel: Float[Array, "*channel_scales"]
-    frequency: Float[Array, "*frequency_scales"]
+    example: Float[Array, "*example_scales"]
+    channel: UInt8[Array, "*channel_scales"]
+    frequency: UInt8[Array, "*frequency_scales"]
 
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""
-        scale = (self.channel * self.frequency).astype(dtype)
-        return jax.tree.map(lambda a: a.astype(dtype) * _for(scale, a), self.values)
+        step = self.example * _fraction(self.channel, dtype) * _fraction(self.frequency, dtype)
+        return jax.tree.map(lambda a: a.astype(dtype) * _for(step.astype(dtype), a), self.values)
 
 
 @jax.custom_jvp
@@ -92,28 +100,43 @@ def quantise(residual: Any) -> Quantised:
 
     A channel's scale is its largest magnitude; a frequency's the largest magnitude that any
     channel, so scaled, has there. Low frequencies are much stronger than high ones, and channels
-    differ: one scale for all would leave the weak ones no bits. Infinity and NaN come back as NaN.
+    differ: one scale for all would leave the weak ones no bits. Examples do not share scales: what
+    one keeps does not depend on the others of its batch. Infinity and NaN come back as NaN, in all
+    of their example.
     """
     spectral = isinstance(residual, tuple)
     parts = residual if spectral else (residual,)
     if spectral and len(parts) == 1:
         parts = jnp.split(parts[0], 2, -1)  # packed
-    rank = parts[0].ndim
+    rank, dtype = parts[0].ndim, parts[0].dtype
     magnitude = functools.reduce(jnp.maximum, map(jnp.abs, parts))
-    channel = _positive(jnp.max(magnitude, tuple(range(rank - 1)), keepdims=True))
-    axes = (rank - 2, rank - 1) if spectral else tuple(range(rank))
-    frequency = _positive(jnp.max(magnitude / channel, axes, keepdims=True)) / _LARGEST
-    scale = channel * frequency
-    values = jax.tree.map(lambda a: jnp.round(a / _for(scale, a)).astype(jnp.int8), residual)
-    return Quantised(values, channel, frequency)
+    points = tuple(range(rank - 2)) if spectral else tuple(range(1, rank - 1))
+    channels = jnp.max(magnitude, points, keepdims=True)
+    largest = jnp.max(channels, rank - 1, keepdims=True)
+    largest = jnp.where(largest == 0, 1, largest)
+    channel = _steps_below(channels / largest)
+    step = largest * _fraction(channel, dtype)
+    if spectral:
+        frequency = _steps_below(jnp.max(magnitude / step, rank - 1, keepdims=True))
+    else:
+        frequency = jnp.zeros((1,) * rank, jnp.uint8)
+    step = step * _fraction(frequency, dtype) / _LARGEST
+
+    def rounded(a: jax.Array) -> jax.Array:
+        whole = jnp.round(a / _for(step, a))
+        return jnp.clip(whole, -_LARGEST, _LARGEST).astype(jnp.int8)
+
+    return Quantised(jax.tree.map(rounded, residual), largest / _LARGEST, channel, frequency)
 
 
-@quantise.defjvp
-def _quantise_jvp(primals: Any, tangents: Any) -> Any:
-    raise NotImplementedError(
-        "residual_dtype int8 has first derivatives alone: an integer has no derivative; "
-        "keep a floating type for higher ones"
-    )
+def _steps_below(fraction: jax.Array) -> jax.Array:
+    """The largest number of steps whose :func:`_fraction` is no less; that of NaN is any."""
+    steps = jnp.floor(-_STEPS * jnp.log2(jnp.clip(fraction, 2.0 ** (-_LOWEST / _STEPS), 1)))
+    return jnp.where(jnp.isnan(steps), 0, steps).astype(jnp.uint8)
+
+
+def _fraction(steps: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.exp2(-steps.astype(dtype) / _STEPS)
 
 
 def _for(scale: jax.Array, a: jax.Array) -> jax.Array:
@@ -122,5 +145,9 @@ def _for(scale: jax.Array, a: jax.Array) -> jax.Array:
     return jnp.concatenate([scale, scale], -1) if packed else scale
 
 
-def _positive(scale: jax.Array) -> jax.Array:
-    return jnp.where(scale == 0, 1, scale)
+@quantise.defjvp
+def _quantise_jvp(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "residual_dtype int8 has first derivatives alone: an integer has no derivative; "
+        "keep a floating type for higher ones"
+    )

@@ -250,10 +250,13 @@ def _count(kept: Sequence[Residual]) -> SavedBytes:
 
 def _kind(residual: Residual, eight_bits: bool) -> str:
     if residual.name == SPECTRUM_NAME:
+        if residual.dtype == np.uint8:
+            return SCALE
         if not (eight_bits and jnp.issubdtype(residual.dtype, jnp.floating)):
             return SPECTRUM
-        # One for each channel, or one for each frequency.
-        scales = set(residual.shape[:-1]) <= {1} or set(residual.shape[-2:]) <= {1}
+        # One for each example.
+        shape = residual.shape
+        scales = shape[-1:] == (1,) and (set(shape[:-2]) <= {1} or set(shape[1:]) <= {1})
         return SCALE if scales else SPECTRUM
     if residual.name == FILTER_NAME:
         return FILTER

@@ -126,8 +126,9 @@ def test_the_barrier_holds_and_nothing_is_analysed_twice(residual_dtype):
     assert "hold" not in plain
     assert barred["hold"] >= 4
     # This is why there is a barrier of our own: the XLA of jax 0.10 undoes jax.checkpoint.
+    # (It leaves what rounds to 8 bits.)
     undone = calls(jax.grad(chain(PLAIN(f))), *data()) == plain
-    assert undone == (jax.__version_info__ < (0, 11))
+    assert undone == (jax.__version_info__ < (0, 11) and residual_dtype != jnp.int8)
 
 
 @native

@@ -115,10 +115,11 @@ def test_eight_bits_are_used_to_the_full(band, method):
 
     values = [leaf for leaf in residuals(f, x, kernel) if leaf.dtype == jnp.int8]
     largest = np.max([np.abs(np.asarray(v, np.int32)) for v in values], axis=0)
-    if band is not None:  # each frequency has a scale of its own
-        largest = largest.max((-1, -2))
+    if band is not None:  # each frequency of each example has a scale of its own
+        largest = largest.max(-1)
     assert np.max(largest) == 127
-    assert band is None or np.min(largest) == 127
+    # To a sixteenth of an octave.
+    assert band is None or np.min(largest) >= 127 * 2 ** (-1 / 16) - 0.5
 
 
 @pytest.mark.parametrize(("band", "method"), crossed(HALVES, METHODS, strength=1))
