@@ -37,7 +37,7 @@ def residual_bytes(
     if kept_dtype == jnp.int8:
         # Of each example a scale, and a byte for each channel and each frequency.
         size += batch * (scale + channels)
-        size += 1 if geometry.keeps_input else batch * geometry.kept
+        size += 0 if geometry.keeps_input else batch * geometry.kept
     if geometry.energy is not None:
         size += _LEVEL
     bare = method(geometry, kept_dtype, spec.recompute_filter, filter_domain=domain)

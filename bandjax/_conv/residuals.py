@@ -80,17 +80,19 @@ class Quantised(NamedTuple):
       example: the largest step of each example, ``(1, ..., 1, N, 1)`` of a spectrum,
         ``(N, 1, ..., 1)`` of samples.
       channel: uint8, of each example's channels, ``(1, ..., 1, N, C)`` or ``(N, 1, ..., 1, C)``.
-      frequency: uint8, of each example's frequencies, ``(*box, N, 1)``; ``(1, ..., 1)`` of samples.
+      frequency: uint8, of each example's frequencies, ``(*box, N, 1)``; None of samples.
     """
 
     values: Any
     example: Float[Array, "*example_scales"]
     channel: UInt8[Array, "*channel_scales"]
-    frequency: UInt8[Array, "*frequency_scales"]
+    frequency: UInt8[Array, "*frequency_scales"] | None
 
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""
-        step = self.example * _fraction(self.channel, dtype) * _fraction(self.frequency, dtype)
+        step = self.example * _fraction(self.channel, dtype)
+        if self.frequency is not None:
+            step = step * _fraction(self.frequency, dtype)
         return jax.tree.map(lambda a: a.astype(dtype) * _for(step.astype(dtype), a), self.values)
 
 
@@ -118,9 +120,10 @@ def quantise(residual: Any) -> Quantised:
     step = largest * _fraction(channel, dtype)
     if spectral:
         frequency = _steps_below(jnp.max(magnitude / step, rank - 1, keepdims=True))
+        step = step * _fraction(frequency, dtype)
     else:
-        frequency = jnp.zeros((1,) * rank, jnp.uint8)
-    step = step * _fraction(frequency, dtype) / _LARGEST
+        frequency = None
+    step = step / _LARGEST
 
     def rounded(a: jax.Array) -> jax.Array:
         whole = jnp.round(a / _for(step, a))
