@@ -1,7 +1,7 @@
 """What XLA makes of a layer for a GPU, compiled on a machine without one.
 
-    python -m experiments.checks.gpu_program
-    python -m experiments.checks.gpu_program --channels 256 --size 8 --dtype bfloat16 --text
+    python -m experiments.benchmarks.gpu_program
+    python -m experiments.benchmarks.gpu_program --channels 256 --size 8 --dtype bfloat16 --text
 
 Counts the operations of one training call (output and both gradients), as XLA compiles it for an
 H100: library calls, fusions, copies and transpositions. It says nothing of time. Needs, in an
@@ -83,7 +83,7 @@ def operations(text: str) -> collections.Counter[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.checks.gpu_program",
+        prog="python -m experiments.benchmarks.gpu_program",
         description="Counts what XLA makes of a 3x3 layer for an H100; needs no GPU.",
     )
     parser.add_argument("--batch", type=int, default=128)
