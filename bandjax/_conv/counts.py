@@ -35,9 +35,9 @@ def residual_bytes(
         numbers = 2 * geometry.kept
     size = numbers * batch * channels * kept_dtype.itemsize
     if kept_dtype == jnp.int8:
-        # Of each example a scale, and a byte for each channel and each frequency.
-        size += batch * (scale + channels)
-        size += 0 if geometry.keeps_input else batch * geometry.kept
+        # Of each example a byte for each channel, and a scale for each frequency.
+        scales = 1 if geometry.keeps_input else geometry.kept
+        size += batch * (channels + scales * scale // 2)
     if geometry.energy is not None:
         size += _LEVEL
     bare = method(geometry, kept_dtype, spec.recompute_filter, filter_domain=domain)

@@ -65,7 +65,7 @@ class ResidualFormat:
 
 
 _LARGEST = 127
-# A scale is told by one byte: this many steps of it halve the scale.
+# The scale of a channel is told by one byte: so many steps of it halve the scale.
 _STEPS = 16
 _LOWEST = 255
 
@@ -73,27 +73,24 @@ _LOWEST = 255
 class Quantised(NamedTuple):
     """Integers and their scales, which every example has for itself.
 
-    The step of a number is ``example * 2**(-(channel + frequency) / 16)``.
+    The step of a number is ``frequency * 2**(-channel / 16)``.
 
     Attributes:
       values: int8, a spectrum (see ``Kept``) or samples ``(N, *spatial, C)``.
-      example: the largest step of each example, ``(1, ..., 1, N, 1)`` of a spectrum,
-        ``(N, 1, ..., 1)`` of samples.
-      channel: uint8, of each example's channels, ``(1, ..., 1, N, C)`` or ``(N, 1, ..., 1, C)``.
-      frequency: uint8, of each example's frequencies, ``(*box, N, 1)``; None of samples.
+      channel: uint8, of each example's channels, ``(1, ..., 1, N, C)`` of a spectrum,
+        ``(N, 1, ..., 1, C)`` of samples.
+      frequency: bfloat16 (float32 of float64), of each example's frequencies, ``(*box, N, 1)``; of
+        samples one for each example, ``(N, 1, ..., 1)``.
     """
 
     values: Any
-    example: Float[Array, "*example_scales"]
     channel: UInt8[Array, "*channel_scales"]
-    frequency: UInt8[Array, "*frequency_scales"] | None
+    frequency: Float[Array, "*frequency_scales"]
 
     def restored(self, dtype: Any) -> Any:
         """Returns the numbers that the integers stand for."""
-        step = self.example * _fraction(self.channel, dtype)
-        if self.frequency is not None:
-            step = step * _fraction(self.frequency, dtype)
-        return jax.tree.map(lambda a: a.astype(dtype) * _for(step.astype(dtype), a), self.values)
+        step = self.frequency.astype(dtype) * _fraction(self.channel, dtype)
+        return jax.tree.map(lambda a: a.astype(dtype) * _for(step, a), self.values)
 
 
 @jax.custom_jvp
@@ -104,7 +101,7 @@ def quantise(residual: Any) -> Quantised:
     channel, so scaled, has there. Low frequencies are much stronger than high ones, and channels
     differ: one scale for all would leave the weak ones no bits. Examples do not share scales: what
     one keeps does not depend on the others of its batch. Infinity and NaN come back as NaN, in all
-    of their example.
+    of their frequency or example.
     """
     spectral = isinstance(residual, tuple)
     parts = residual if spectral else (residual,)
@@ -114,22 +111,27 @@ def quantise(residual: Any) -> Quantised:
     magnitude = functools.reduce(jnp.maximum, map(jnp.abs, parts))
     points = tuple(range(rank - 2)) if spectral else tuple(range(1, rank - 1))
     channels = jnp.max(magnitude, points, keepdims=True)
-    largest = jnp.max(channels, rank - 1, keepdims=True)
-    largest = jnp.where(largest == 0, 1, largest)
-    channel = _steps_below(channels / largest)
-    step = largest * _fraction(channel, dtype)
-    if spectral:
-        frequency = _steps_below(jnp.max(magnitude / step, rank - 1, keepdims=True))
-        step = step * _fraction(frequency, dtype)
+    channel = _steps_below(channels / _positive(jnp.max(channels, rank - 1, keepdims=True)))
+    axes = (rank - 1,) if spectral else (*points, rank - 1)
+    scaled = magnitude / _fraction(channel, dtype)
+    frequency = _positive(jnp.max(scaled, axes, keepdims=True)) / _LARGEST
+    # Rounded, it moves the largest number by a quarter of a step at most. (XLA may leave out a
+    # rounding that is a mere change of type and back; what is kept would then differ.)
+    if dtype == jnp.float64:
+        frequency = frequency.astype(jnp.float32)
     else:
-        frequency = None
-    step = step / _LARGEST
+        frequency = jax.lax.reduce_precision(frequency, 8, 7).astype(jnp.bfloat16)
+    step = frequency.astype(dtype) * _fraction(channel, dtype)
 
     def rounded(a: jax.Array) -> jax.Array:
         whole = jnp.round(a / _for(step, a))
         return jnp.clip(whole, -_LARGEST, _LARGEST).astype(jnp.int8)
 
-    return Quantised(jax.tree.map(rounded, residual), largest / _LARGEST, channel, frequency)
+    return Quantised(jax.tree.map(rounded, residual), channel, frequency)
+
+
+def _positive(scale: jax.Array) -> jax.Array:
+    return jnp.where(scale == 0, 1, scale)
 
 
 def _steps_below(fraction: jax.Array) -> jax.Array:

@@ -254,10 +254,7 @@ def _kind(residual: Residual, eight_bits: bool) -> str:
             return SCALE
         if not (eight_bits and jnp.issubdtype(residual.dtype, jnp.floating)):
             return SPECTRUM
-        # One for each example.
-        shape = residual.shape
-        scales = shape[-1:] == (1,) and (set(shape[:-2]) <= {1} or set(shape[1:]) <= {1})
-        return SCALE if scales else SPECTRUM
+        return SCALE if residual.shape[-1:] == (1,) else SPECTRUM
     if residual.name == FILTER_NAME:
         return FILTER
     return CONV_INPUT if residual.convolved else OTHER

@@ -255,7 +255,7 @@ def test_a_checkpoint_policy_keeps_the_spectrum_alone(band, residual_dtype, meth
     assert named
     scales = 0
     if residual_dtype == jnp.int8:
-        scales = 2 if band is None else 3  # of examples, their channels, their frequencies
+        scales = 2
         assert [line.startswith("i8") for line in named].count(False) == scales
     elif residual_dtype is not None:
         assert all(line.startswith("bf16") for line in named)

@@ -118,8 +118,7 @@ def test_eight_bits_are_used_to_the_full(band, method):
     if band is not None:  # each frequency of each example has a scale of its own
         largest = largest.max(-1)
     assert np.max(largest) == 127
-    # To a sixteenth of an octave.
-    assert band is None or np.min(largest) >= 127 * 2 ** (-1 / 16) - 0.5
+    assert band is None or np.min(largest) == 127
 
 
 @pytest.mark.parametrize(("band", "method"), crossed(HALVES, METHODS, strength=1))

@@ -253,12 +253,12 @@ def test_scales_of_eight_bit_spectra():
 
     def forward(x):
         steps = jnp.abs(x).astype(jnp.uint8)
-        pieces = [jnp.abs(x).astype(jnp.int8), x[:1, :1, :, :1], steps[:1, :1], steps[..., :1]]
+        pieces = [jnp.abs(x).astype(jnp.int8), x[..., :1], steps[:1, :1]]
         return x, [checkpoint_name(piece, "bandjax_spectrum") for piece in pieces]
 
     convolve.defvjp(forward, lambda _, ct: (ct,))
     saved = memory.saved_bytes(convolve, array(5, 3, 2, 4))
-    assert saved.by_kind() == {"spectrum": 5 * 3 * 2 * 4, "scale": 4 * 2 + 2 * 4 + 5 * 3 * 2}
+    assert saved.by_kind() == {"spectrum": 5 * 3 * 2 * 4, "scale": 4 * (5 * 3 * 2) + 2 * 4}
 
 
 def total_of(fun, *args):
