@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -33,6 +34,16 @@ from experiments.benchmarks import gpu_peer
 from experiments.benchmarks.gpu_peer import USERS
 
 STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels and size of ResNet-18's maps
+NETWORKS = {  # Bands and variants of benchmarks.memory.
+    "resnet18": (
+        ("none", "plain"),
+        ("none", "blocks"),
+        ("compression=0.5", "spectra"),
+        ("compression=0.5", "int8"),
+        ("compression=0.75", "int8"),
+    ),
+    "resnet50": (("none", "plain"), ("compression=0.5", "spectra"), ("compression=0.5", "int8")),
+}
 HIGHEST = jax.lax.Precision.HIGHEST
 
 Arrays = tuple[jax.Array, ...]
@@ -106,25 +117,24 @@ def timed(
     }, got[0]
 
 
-def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Normal numbers; a kernel's are scaled by its fan-in."""
-    return jnp.asarray(rng.standard_normal(shape, np.float32), dtype)
-
-
 def layer_operands(
     x: tuple[int, ...], kernel: tuple[int, ...], y: tuple[int, ...], dtype: Any, count: int
 ) -> list[Arrays]:
-    """Operands of ``count`` training calls: input, kernel, cotangent."""
-    rng = np.random.default_rng(0)
-    fan_in = math.prod(kernel[:-1])
-    return [
-        (
-            draw(rng, x, dtype),
-            (draw(rng, kernel, jnp.float32) / fan_in**0.5).astype(dtype),
-            draw(rng, y, dtype),
+    """Operands of ``count`` training calls: input, kernel, cotangent; normal numbers.
+
+    A kernel's are scaled by its fan-in.
+    """
+    scales = (x, 1.0), (kernel, math.prod(kernel[:-1]) ** -0.5), (y, 1.0)
+
+    @jax.jit
+    def draw(key: jax.Array) -> Arrays:
+        keys = jax.random.split(key, len(scales))
+        return tuple(
+            (scale * jax.random.normal(key, shape)).astype(dtype)
+            for key, (shape, scale) in zip(keys, scales, strict=True)
         )
-        for _ in range(count)
-    ]
+
+    return [draw(key) for key in jax.random.split(jax.random.key(0), count)]
 
 
 class Report:
@@ -148,13 +158,14 @@ class Report:
 
     def add(self, part: str, name: str, measure: Callable[[], dict[str, Any]], **about: Any) -> Any:
         """Measures a row, prints it and writes the file; a failure is a row too."""
-        if self.over:
+        names = self.options.names
+        if self.over or (names and not any(part in name for part in names)):
             return None
         row: dict[str, Any] = {"part": part, "name": name, **about}
         try:
             row |= measure()
             told = f"{row['us']:10.1f} us" if "us" in row else ""
-            for key in ("error", "compile_s"):
+            for key in ("error", "compile_s", "batch", "peak", "examples_a_second"):
                 told += f"  {key} {row[key]:.1e}" if key in row else ""
         except Exception as error:  # A peer's or a kernel's failure is a result.
             row["failed"] = " ".join(str(error).split())[:400]
@@ -167,13 +178,17 @@ class Report:
         return row
 
 
+@jax.jit
+def _gaps(got: Arrays, expected: Arrays) -> list[jax.Array]:
+    pairs = [
+        (a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in zip(got, expected, strict=True)
+    ]
+    return [jnp.linalg.norm(jnp.ravel(a - b)) / jnp.linalg.norm(jnp.ravel(b)) for a, b in pairs]
+
+
 def gap(got: Arrays, expected: Arrays) -> float:
     """The largest relative distance of a result from another."""
-    pairs = [
-        (np.asarray(a, np.float64), np.asarray(b, np.float64))
-        for a, b in zip(got, expected, strict=True)
-    ]
-    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+    return max(map(float, _gaps(got, expected)))
 
 
 def layers(report: Report) -> None:
@@ -283,17 +298,17 @@ def users(report: Report) -> None:
     for name, (full, w_shape, how) in USERS.items():
         small = (2, *(options.size or 1 for _ in full[1:-1]), full[-1])
         x_shape = small if options.size else full
-        sides = {
-            "lax": functools.partial(dense, **how),
-            "bandjax": functools.partial(
-                bandjax.band_conv,
-                strides=how.get("window_strides", 1),
-                padding=how["padding"],
-                input_dilation=how.get("lhs_dilation", 1),
-                kernel_dilation=how.get("rhs_dilation", 1),
-                feature_group_count=how.get("feature_group_count", 1),
-            ),
-        }
+        ours = functools.partial(
+            bandjax.band_conv,
+            strides=how.get("window_strides", 1),
+            padding=how["padding"],
+            input_dilation=how.get("lhs_dilation", 1),
+            kernel_dilation=how.get("rhs_dilation", 1),
+            feature_group_count=how.get("feature_group_count", 1),
+        )
+        sides = {"lax": functools.partial(dense, **how), "bandjax": ours}
+        for method in ("direct", "fft"):
+            sides[f"bandjax {method}"] = functools.partial(ours, method=method)
         expected: list[Arrays] = []
         for side, convolve in sides.items():
             row = functools.partial(user_row, options, x_shape, w_shape, convolve, expected)
@@ -317,6 +332,36 @@ def user_row(
     )
     expected.append(got)
     return {**row, "error": gap(got, expected[0])}
+
+
+def memory(report: Report) -> None:
+    """The largest batch of whole networks in a part of the GPU's memory, and examples a second.
+
+    The searches run side by side, for compiling takes the most of their time; steps are timed one
+    after another.
+    """
+    from experiments.benchmarks.memory import Fitting
+
+    os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(report.options.fraction)
+    cases = [(network, *case) for network, of in NETWORKS.items() for case in of]
+    searches = {case: Fitting(*case) for case in cases}
+    found: dict[Any, dict[str, Any]] = {}
+
+    def search(case: tuple[str, str, str]) -> dict[str, Any]:
+        return searches[case].found()
+
+    def speed(case: tuple[str, str, str]) -> dict[str, Any]:
+        seconds = searches[case].seconds()
+        each = min(seconds) / found[case]["batch"]
+        return {"us": 1e6 * min(seconds), "examples_a_second": 1 / each}
+
+    for case in cases:
+        about = dict(zip(("network", "band", "variant"), case, strict=True))
+        found[case] = report.add("memory", "largest batch", lambda c=case: search(c), **about) or {}
+    for case in cases:
+        if found[case].get("batch"):
+            about = dict(zip(("network", "band", "variant"), case, strict=True))
+            report.add("memory", "step of it", lambda c=case: speed(c), **about)
 
 
 def torch_layers(report: Report) -> None:
@@ -343,7 +388,8 @@ def torch_layers(report: Report) -> None:
             )
 
 
-PARTS = {"torch": torch_layers, "layers": layers, "steps": operations, "users": users}
+PARTS = {"torch": torch_layers, "layers": layers, "steps": operations}
+PARTS |= {"users": users, "memory": memory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -354,11 +400,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", default="gpu.json", help="the JSON file (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--names", nargs="+", help="rows whose name has one of these in it alone")
     parser.add_argument("--batch", type=int, default=128, help="examples of a layer (%(default)s)")
     parser.add_argument("--size", type=int, help="of every map, to try the program itself")
     parser.add_argument("--calls", type=int, default=6, help="in a program (%(default)s)")
     parser.add_argument("--programs", type=int, default=8, help="in flight (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="of each timing (%(default)s)")
+    parser.add_argument(
+        "--fraction", type=float, default=0.06, help="of the GPU's memory, for networks (%(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after these")
     report = Report(parser.parse_args(arguments))
     for part in report.options.parts:

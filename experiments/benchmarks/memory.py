@@ -5,15 +5,17 @@
 
 Counts the tensors that a training step keeps between forward and backward (bandjax.memory), before
 any compiler sees it; with --runs it also compiles and times the steps, and reports XLA's temporary
-memory. On a GPU it reads the allocator's peak too, and finds the largest batch that fits.
+memory. On a GPU it also finds the largest batch that fits, and the allocator's peak there.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,12 +130,13 @@ class Options:
     runs: int = 0
     """Compile the steps and time them, so many times each, interleaved; 0 counts alone."""
     device: Literal["cpu", "gpu"] = "cpu"
-    """On a GPU: with --runs also the allocator's peak and the largest batch that fits."""
+    """On a GPU: with --runs also the largest batch that fits, its peak and its speed."""
     out: Path = Path("runs/memory.json")
     """The JSON file to write; the pictures lie beside it."""
-    peak: bool = False
-    """Run one step, of one network, band and variant, print the allocator's peak, and do nothing
-    else: the search does so in processes of their own, for a peak cannot be reset."""
+    fit: bool = False
+    """Find the largest batch of one network, band and variant that fits the GPU, print it with the
+    allocator's peak and, once a line has come on standard input, the time of a step. The search
+    does so in processes of their own, for a peak cannot be reset."""
 
 
 class Step:
@@ -241,9 +244,8 @@ def run(options: Options, console: Console) -> None:
                     used, calls[name] = step.compiled()
                     row["compiled"] = asdict(used)
                     if options.device == "gpu":
-                        row["allocator_peak"] = peak_of(network, band, variant, batch)
-                        one = functools.partial(peak_of, network, band, variant)
-                        row["largest_batch"] = largest_batch(one)
+                        fitting = Fitting(network, band, variant, options.runs)
+                        row["largest"] = fitting.found() | {"seconds": fitting.seconds()}
                 bar.advance(job)
             if calls:
                 for name, timing in interleaved(calls, options.runs, 3600).items():
@@ -261,7 +263,7 @@ def run(options: Options, console: Console) -> None:
 
 
 def _settings(options: Options) -> Record:
-    skipped = ("out", "peak")
+    skipped = ("out", "fit")
     return {name: value for name, value in asdict(options).items() if name not in skipped}
 
 
@@ -288,8 +290,8 @@ def table(title: str, rows: dict[str, Record]) -> Table:
     measured = any("seconds" in row for row in rows.values())
     if measured:
         headings += ["XLA's\ntemporaries", "of the\nfirst", "step,\nms"]
-    if any("largest_batch" in row for row in rows.values()):
-        headings += ["allocator's\npeak", "largest\nbatch"]
+    if any("largest" in row for row in rows.values()):
+        headings += ["largest\nbatch", "its\npeak", "examples\na second"]
     for heading in headings:
         made.add_column(heading, justify="right", no_wrap=True)
     first = next(iter(rows.values()))
@@ -306,59 +308,133 @@ def table(title: str, rows: dict[str, Record]) -> Table:
                 f"{temporary / max(first['compiled']['temporary'], 1):.0%}",
                 f"{1e3 * row['seconds']['median']:.1f}",
             ]
-        if "largest_batch" in row:
-            peak = row["allocator_peak"]
-            cells += ["?" if peak is None else f"{peak / MIB:.0f}", str(row["largest_batch"])]
+        if "largest" in row:
+            found = row["largest"]
+            cells += [str(found["batch"]), f"{found['peak'] / MIB:.0f}"]
+            cells.append(f"{found['batch'] / min(found['seconds'], default=math.inf):.0f}")
         made.add_row(name, *cells)
     return made
 
 
-def peak_of(network: str, band: str, variant: str, batch: int) -> int | None:
-    """Bytes that the allocator held at most in one step, in a process of its own.
+class Fitting:
+    """The search for the largest batch that fits, in a process of its own.
 
-    None where the step does not fit, 0 where the backend does not count.
-
-    Raises:
-        UserError: the process failed for another reason.
+    Several may search at once; their steps are timed one after another, see :meth:`seconds`.
     """
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", "--peak"]
-    command += ["--networks", network, "--bands", band, "--variants", variant]
-    command += ["--batch", str(batch), "--device", jax.default_backend()]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return int(json.loads(result.stdout.splitlines()[-1])["peak"])
-    if "RESOURCE_EXHAUSTED" in result.stderr:
-        return None
-    lines = result.stderr.strip().splitlines()
-    raise UserError(f"{network}, {band}, {variant}: {lines[-1] if lines else 'no message'}")
+
+    def __init__(self, network: str, band: str, variant: str, runs: int = 3) -> None:
+        command = [sys.executable, "-m", "experiments.benchmarks.memory", "--fit"]
+        command += ["--networks", network, "--bands", band, "--variants", variant]
+        command += ["--runs", str(runs), "--device", jax.default_backend()]
+        self._name = f"{network}, {band}, {variant}"
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"
+        )
+
+    def found(self) -> Record:
+        """Waits for the search: ``batch``, and ``peak`` and ``limit`` of the allocator, in bytes.
+
+        Raises:
+            UserError: the process failed.
+        """
+        return self._answer()
+
+    def seconds(self) -> list[float]:
+        """Lets the process time steps of that batch; nothing else should run meanwhile."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        times = self._answer()["seconds"]
+        self._process.communicate()
+        return [float(t) for t in times]
+
+    def _answer(self) -> Record:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            message = self._process.communicate()[1].strip().splitlines()
+            raise UserError(f"{self._name}: {message[-1] if message else 'no message'}")
+        return dict(json.loads(line))
 
 
-def print_peak(options: Options) -> None:
-    """What a process of :func:`peak_of` does."""
+def print_fit(options: Options) -> None:
+    """What a process of :class:`Fitting` does."""
     (network,), (band,), (variant,) = options.networks, options.bands, options.variants
-    _, call = Step(network, band, variant, options.batch or TASKS[network].batch).compiled()
-    call()
-    stats = jax.devices()[0].memory_stats() or {}
-    print(json.dumps({"peak": stats.get("peak_bytes_in_use", 0)}))
+    device, task = jax.devices()[0], TASKS[network]
 
+    def stats(name: str) -> int:
+        return int((device.memory_stats() or {}).get(name, 0))
 
-def largest_batch(peak_with: Callable[[int], int | None], most: int = 2**20) -> int:
-    """The largest batch that fits, to an eighth; 0 if not even one example does.
+    def bytes_of(batch: int) -> int:
+        used, _ = Step(network, band, variant, batch).compiled()
+        return used.temporary + used.argument + used.output - used.alias
 
-    Args:
-        peak_with: tells the peak with a batch, None where it does not fit.
-        most: where to stop.
-    """
+    peaks: dict[int, int] = {}
+    calls: dict[int, Callable[[], Any]] = {}
 
     def fits(batch: int) -> bool:
-        return batch <= most and peak_with(batch) is not None
+        calls.clear()  # And with it the arrays of the batch before.
+        try:
+            calls[batch] = Step(network, band, variant, batch).compiled()[1]
+            calls[batch]()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            calls.clear()
+            return False
+        peaks[batch] = stats("peak_bytes_in_use")
+        return True
 
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > max(1, low // 8):
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    limit = stats("bytes_limit")
+    most = options.batch if options.batch or limit else task.batch
+    best = largest_batch(bytes_of, fits, limit, task.batch, most)
+    print(json.dumps({"batch": best, "peak": peaks.get(best, 0), "limit": limit}), flush=True)
+    sys.stdin.readline()
+    seconds = []
+    if best:
+        if best not in calls:
+            fits(best)
+        for _ in range(options.runs):
+            start = time.perf_counter()
+            calls[best]()
+            seconds.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": seconds}), flush=True)
+
+
+def largest_batch(
+    bytes_of: Callable[[int], int],
+    fits: Callable[[int], bool],
+    limit: int,
+    first: int,
+    most: int | None = None,
+) -> int:
+    """The largest batch that fits, to a sixteenth; 0 if not even one example does.
+
+    Args:
+        bytes_of: what a step of so many examples takes, as the compiler plans it.
+        fits: whether a step of so many can be made.
+        limit: bytes that there are; 0 if nobody knows.
+        first: a batch of which the two are asked first.
+        most: the largest of interest.
+    """
+    low, high = 0, math.inf if most is None else most + 1
+    batch = first if most is None else most
+    if limit:
+        one, two = bytes_of(first), bytes_of(2 * first)
+        each = max((two - one) / first, 1.0)
+        batch = min(batch if most else 2**30, first + int((0.95 * limit - one) / each))
+    batch = max(1, batch)
+    while low < batch < high:
+        if fits(batch):
+            low = batch
+            batch += max(1, batch // 16)
+        else:
+            high = batch
+            batch -= max(1, batch // 8)
+        if low and high - low > max(1, low // 16) and not low < batch < high:
+            batch = int(low + high) // 2
+        elif low and high - low <= max(1, low // 16):
+            break
     return low
 
 
@@ -368,8 +444,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         options = parse_options(Options, words, "python -m experiments.benchmarks.memory")
-        if options.peak:
-            print_peak(options)
+        if options.fit:
+            print_fit(options)
         else:
             run(options, Console())
 

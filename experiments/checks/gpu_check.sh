@@ -7,7 +7,7 @@
 #
 # Steps, in this order: machine, kernels (the handlers alone), library (values and gradients),
 # layers, parts, users, memory (timings), memcheck, racecheck. Each has a time limit and a log of its
-# own; a step that fails does not stop the others. Logs, JSON and summary.txt go to OUT.
+# own; a step that fails does not stop the others. Summary.txt, logs.tgz and JSON go to OUT.
 #
 # Needs, for PYTHON, JAX with CUDA, flax and pytest. CARRIED is a folder with
 #   wheels/*.whl    packages that the machine lacks
@@ -48,7 +48,7 @@ step() {
     failed=1
     return 1
   fi
-  timeout --kill-after=5 "$limit" "$@" >"$OUT/$name.log" 2>&1 || status=$?
+  timeout --kill-after=5 "$limit" "$@" >"$WORK/$name.log" 2>&1 || status=$?
   local outcome="ok"
   if [ "$status" = 124 ] || [ "$status" = 137 ]; then
     outcome="stopped after $limit s"
@@ -57,11 +57,14 @@ step() {
   fi
   [ "$status" = 0 ] || failed=1
   echo "== $name: $outcome, $((SECONDS - start)) s" | tee -a "$OUT/summary.txt"
-  tail -n "$lines" "$OUT/$name.log"
+  tail -n "$lines" "$WORK/$name.log" | cut -c 1-300 | tee -a "$OUT/summary.txt"
+  (cd "$WORK" && tar -czf "$OUT/logs.tgz" ./*.log)
   return "$status"
 }
 
-test_files() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
+# No plugin but xdist: those of a machine may refuse to run beside it.
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+test_files() { "$PYTHON" -m pytest -q -p no:cacheprovider -p xdist.plugin "$@"; }
 export -f test_files
 export PYTHON
 
@@ -120,7 +123,7 @@ if wanted kernels || wanted memcheck || wanted racecheck; then
 fi
 wanted kernels &&
   step kernels "${KERNELS_SECONDS:-75}" 3 bash -c 'test_files -n 4 tests/native/test_cuda_emulation.py -k "not any_order_of_threads"'
-wanted library && step library "${LIBRARY_SECONDS:-120}" 6 bash -c 'test_files -n 8 tests/native/test_gpu.py'
+wanted library && step library "${LIBRARY_SECONDS:-120}" 6 bash -c 'test_files -n 12 tests/native/test_gpu.py'
 
 bench() {  # NAME SECONDS PARTS...
   local name=$1 limit=$2
@@ -133,7 +136,7 @@ bench() {  # NAME SECONDS PARTS...
 wanted layers && bench layers "${LAYERS_SECONDS:-150}" torch layers
 wanted parts && bench parts 50 steps
 wanted users && bench users "${USERS_SECONDS:-100}" users
-wanted memory && bench memory 100 memory
+wanted memory && bench memory "${MEMORY_SECONDS:-200}" memory
 
 # A tool of compute-sanitizer over small cases of every kernel, and over no kernel but ours.
 # Blocks of memory come straight from CUDA, so that their ends are seen.

@@ -50,7 +50,8 @@ def parts(a: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", DFTS)
 def test_the_spectrum_is_that_of_the_literal_sums(name):
     dft = DFTS[name]
-    assert len(packed._steps(dft)) == (len(dft.grid) if "by axes" in name else 1)
+    by_axes = packed._steps(dft, np.dtype(np.float32))
+    assert len(by_axes) == (len(dft.grid) if "by axes" in name else 1)
     x = np.random.default_rng(0).normal(size=(3, *dft.shape, 4))
     expected = literal(dft, x)
     got = np.asarray(packed.to_packed(dft, jnp.asarray(x, jnp.float32)))
@@ -73,17 +74,18 @@ def test_the_way_back_is_the_adjoint(name, x64):
 
 
 @pytest.mark.parametrize("name", DFTS)
-def test_multiply_adds_are_counted_as_they_are_made(name):
-    dft = DFTS[name]
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_multiply_adds_are_counted_as_they_are_made(name, dtype):
+    dft, dtype = DFTS[name], jnp.dtype(dtype)
     made = 0
-    if len(packed._steps(dft)) == 1:
+    if len(packed._steps(dft, dtype)) == 1:
         made = 2 * np.prod(dft.box) * np.prod(dft.shape)
     else:
         for axis, (kept, samples) in enumerate(zip(dft.box, dft.shape, strict=True)):
             rest = np.prod(dft.shape[axis + 1 :], dtype=int)
             done = np.prod(dft.box[:axis], dtype=int)
             made += done * 2 * kept * (1 if axis == 0 else 2) * samples * rest
-    assert packed.multiply_adds(dft) == made
+    assert packed.multiply_adds(dft, dtype) == made
 
 
 CHANNELS = {"plain": (3, 5, 1), "groups": (4, 6, 2), "depthwise": (4, 4, 4)}

@@ -85,21 +85,36 @@ def test_spectra_of_a_small_network_by_hand():
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 100, 1000, 12345])
-def test_largest_batch(limit):
-    found = memory.largest_batch(lambda batch: 1 if batch <= limit else None)
-    assert limit * 8 / 9 - 1 <= found <= limit
-    assert memory.largest_batch(lambda batch: 1, most=64) == 64
+@pytest.mark.parametrize("planned", [0.7, 1.0, 1.3])
+def test_largest_batch(limit, planned):
+    """What the compiler plans is not what the allocator takes."""
+    tried = []
+
+    def fits(batch):
+        tried.append(batch)
+        return batch <= limit
+
+    found = memory.largest_batch(lambda b: round(1e6 * (50 + b) * planned), fits, 10**6 * (50 + limit), 8)
+    assert limit * 15 / 16 - 1 <= found <= limit
+    assert len(tried) < 24 and len(set(tried)) == len(tried)
+
+
+def test_largest_batch_of_interest():
+    assert memory.largest_batch(lambda b: b, lambda b: True, 10**9, 8, most=64) == 64
+    assert memory.largest_batch(lambda b: b, lambda b: True, 0, 8, most=64) == 64
 
 
 @pytest.mark.full
-def test_peak_of_a_step_in_another_process():
-    # The CPU's allocator does not count.
-    assert memory.peak_of("fcn", "compression=0.5", "spectra", 1) == 0
+def test_fitting_in_another_process():
+    # The CPU's allocator does not count, and has no limit: the network's own batch is taken.
+    fitting = memory.Fitting("fcn", "compression=0.5", "spectra", 2)
+    assert fitting.found() == {"batch": memory.TASKS["fcn"].batch, "peak": 0, "limit": 0}
+    assert len(fitting.seconds()) == 2
 
 
 def test_what_the_other_process_says_when_it_fails():
     with pytest.raises(memory.UserError, match=r"fcn, compression=2, spectra: error: .*rate"):
-        memory.peak_of("fcn", "compression=2", "spectra", 1)
+        memory.Fitting("fcn", "compression=2", "spectra").found()
 
 
 @pytest.mark.parametrize(
