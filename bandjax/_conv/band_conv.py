@@ -182,7 +182,7 @@ def run(
     Returns:
       ``(batch..., *spatial_out, out)`` and the limits of the kept box, int32 ``(axes,)``.
     """
-    chosen = choose(geometry, spec, x.dtype, domain)
+    chosen = choose(geometry, spec, x.dtype, domain, precision=precision)
     residual_dtype = x.dtype if spec.residual_dtype is None else spec.residual_dtype
     method = chosen(geometry, residual_dtype, spec.recompute_filter, precision, domain)
     operator = functools.partial(apply, method, reflect=reflect)

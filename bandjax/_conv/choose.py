@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from bandjax._conv.classes import CLASSES
+from bandjax._conv.cost import Target
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._conv.methods import Direct, FilterDomain, Method
+from bandjax._conv.methods import Direct, Fft, FilterDomain, Method
 from bandjax._conv.options import ConvSpec
 from bandjax._native import call as native_call
-from bandjax._spectra.types import compute_dtype
+from bandjax._spectra.types import Precision, compute_dtype
 
 
 def choose(
@@ -21,12 +22,13 @@ def choose(
     dtype: np.dtype[Any],
     domain: FilterDomain = "spatial",
     platform: str | None = None,
+    precision: Precision = None,
 ) -> type[Method]:
     """Returns the class that computes a convolution.
 
     A method that is named is computed by native kernels where there are some; ``"auto"`` takes the
     least estimated cost. With every frequency kept that is the backend's own convolution, to the
-    last bit, unless native kernels are surely faster.
+    last bit, unless native kernels, or on accelerators the fast transform, are surely faster.
 
     Args:
       geometry: shapes and band.
@@ -34,6 +36,7 @@ def choose(
       dtype: of the arrays.
       domain: whether the filter is given by its taps or by its spectrum.
       platform: as ``jax.default_backend()`` names it, which is the default.
+      precision: of products.
 
     Raises:
       RuntimeError: native kernels are asked for, and there are none.
@@ -58,8 +61,11 @@ def choose(
             )
         return max(named, key=lambda c: c.native)
     if geometry.exact and Direct in classes:
-        classes = [c for c in classes if c.native or c is Direct]
-    return min(classes, key=lambda c: c.cost(geometry, platform))
+        classes = [
+            c for c in classes if c.native or c is Direct or (c is Fft and platform != "cpu")
+        ]
+    target = Target(platform, dtype, precision)
+    return min(classes, key=lambda c: c.cost(geometry, target))
 
 
 def _require_native(method: str, dtype: np.dtype[Any], platform: str) -> None:

@@ -1,17 +1,19 @@
 """Estimated times, by which ``method="auto"`` compares methods.
 
 Each function returns the nanoseconds of one training call (output and both gradients) from shapes,
-band and platform alone:
+band and :class:`Target` alone:
 
 * :func:`dft` and :func:`fft` transform input and output four times in all and the kernel three
   times, multiply, and pass over the spectra of the filter.
+* :func:`packed_dft` is ``dft`` by a few large products of real matrices.
 * :func:`native_dft` is ``dft`` by the native kernels on the CPU.
 * :func:`direct` transforms the input five times, and convolves densely three times. With every
   frequency kept it is the backend's own convolution.
 
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
 timings of ResNet-18, FCN, depthwise and three-dimensional layers on two AVX-512 cores with jax
-0.10.2. Those of accelerators follow data-sheet ratios and are not measured.
+0.10.2; those of accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
+and transposed ones, on an H200 with jax 0.11.2.
 """
 
 from __future__ import annotations
@@ -19,14 +21,33 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from bandjax._conv.geometry import ConvGeometry
+from bandjax._spectra.precision import matrix_unit_precision
+from bandjax._spectra.types import Precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where and how something is computed.
+
+    Attributes:
+      platform: as ``jax.default_backend()`` names it.
+      dtype: of the arrays.
+      precision: of products.
+    """
+
+    platform: str
+    dtype: np.dtype[Any]
+    precision: Precision = None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rates:
-    """Nanoseconds on one platform.
+    """Nanoseconds on one target.
 
     Attributes:
       multiply: one real multiply-add of a matrix product.
@@ -37,6 +58,9 @@ class _Rates:
       dense_nd: the same of more axes, unpadded (XLA's CPU backend is fast on SAME alone).
       wide: input channels from which on a dense convolution reaches these rates.
       wide_group: the same, in each of several groups.
+      sure: the share of a dense convolution's cost that another method of an exact one must stay
+        below, to be surely no slower.
+      calls: of all products of a call together, however small.
     """
 
     multiply: float
@@ -47,6 +71,8 @@ class _Rates:
     dense_nd: float
     wide: int
     wide_group: int
+    sure: float
+    calls: float = 0.0
 
 
 _CPU = _Rates(
@@ -58,17 +84,41 @@ _CPU = _Rates(
     dense_nd=0.025,
     wide=4,
     wide_group=32,
+    sure=0.9,
 )
-_ACCELERATOR = _Rates(
-    multiply=2e-5,
-    sample=4e-3,
+# By what multiplies: TF32, full float32, or half precision. The fast transform has no other type
+# than float32. A depthwise convolution uses no matrix unit: it takes 4e-4 ns a multiply-add.
+_TF32 = _Rates(
+    multiply=1.2e-5,
+    sample=1.2e-3,
     filter=8e-3,
     fft=2e-2,
-    dense=2e-5,
-    dense_nd=2e-5,
+    dense=1.1e-5,
+    dense_nd=1.1e-5,
     wide=16,
-    wide_group=32,
+    wide_group=36,
+    sure=0.5,
+    calls=1e5,
 )
+_FULL = dataclasses.replace(
+    _TF32, multiply=4.8e-5, dense=6e-5, dense_nd=6e-5, wide_group=7, calls=1.5e5
+)
+_HALF = dataclasses.replace(
+    _TF32, multiply=5.5e-6, sample=3.3e-4, dense=6e-6, dense_nd=6e-6, wide_group=66, calls=8e4
+)
+
+
+def _rates(target: Target) -> _Rates:
+    if target.platform == "cpu":
+        return _CPU
+    if target.dtype.itemsize == 2:
+        return _HALF
+    try:
+        arithmetic = matrix_unit_precision(target.precision, target.dtype)
+    except ValueError:  # A preset for other numbers.
+        arithmetic = "tf32"
+    full = arithmetic == "tf32x3" or target.dtype.itemsize > 4
+    return _FULL if full else _TF32
 
 
 # Beyond this many points a Fourier matrix costs more than the fast transform, and much memory.
@@ -80,9 +130,9 @@ def transform_of_projection(geometry: ConvGeometry) -> Literal["dft", "fft"]:
     return "fft" if max(geometry.grid) > _LONG_GRID else "dft"
 
 
-def dft(geometry: ConvGeometry, platform: str) -> float:
+def dft(geometry: ConvGeometry, target: Target) -> float:
     """Of truncated matrix products."""
-    rates, batch = _rates(platform), geometry.examples
+    rates, batch = _rates(target), geometry.examples
     size, out, taps = ([getattr(a, n) for a in geometry.axes] for n in ("size", "out", "taps"))
     return (
         _product(geometry, rates)
@@ -92,24 +142,35 @@ def dft(geometry: ConvGeometry, platform: str) -> float:
     )
 
 
-def packed_dft(geometry: ConvGeometry, platform: str) -> float:
-    """Of the same as a few large products of real matrices."""
-    return dft(geometry, platform)
+def packed_dft(geometry: ConvGeometry, target: Target, of_input: int, of_output: int) -> float:
+    """Of the same as a few large products of real matrices.
+
+    ``of_input`` and ``of_output`` are the multiply-adds of one channel's transform.
+    """
+    rates, batch, kept = _rates(target), geometry.examples, geometry.kept
+    sides = [
+        (geometry.in_features, of_input, [axis.size for axis in geometry.axes]),
+        (geometry.out_features, of_output, [axis.out for axis in geometry.axes]),
+    ]
+    multiply_adds = 12 * kept * batch * _pairs(geometry)
+    multiply_adds += sum(2 * batch * c * each for c, each, _ in sides)
+    moved = sum(2 * batch * c * (math.prod(samples) + 2 * kept) for c, _, samples in sides)
+    return rates.multiply * multiply_adds + rates.sample * moved + rates.calls
 
 
-def fft(geometry: ConvGeometry, platform: str) -> float:
+def fft(geometry: ConvGeometry, target: Target) -> float:
     """Of fast transforms of the whole grid."""
-    rates, batch = _rates(platform), geometry.examples
+    rates, batch = _rates(target), geometry.examples
     circle = rates.fft * math.prod(geometry.grid)
     channels = 2 * batch * (geometry.in_features + geometry.out_features) + 3 * _pairs(geometry)
     return _product(geometry, rates) + circle * channels
 
 
-def direct(geometry: ConvGeometry, platform: str) -> float:
+def direct(geometry: ConvGeometry, target: Target) -> float:
     """Of the projection on the band and the backend's convolution."""
     if geometry.exact:
-        return _exact(geometry)
-    rates, axes = _rates(platform), geometry.axes
+        return _exact(geometry, target)
+    rates, axes = _rates(target), geometry.axes
     inputs = geometry.examples * geometry.in_features
     dense = rates.dense if len(axes) == 1 else rates.dense_nd
     dense *= _narrow(geometry, rates)
@@ -122,10 +183,6 @@ def direct(geometry: ConvGeometry, platform: str) -> float:
         projection = 2 * _matrices(geometry, rates, size, inputs)
         projection += 3 * _matrices(geometry, rates, window, inputs)
     return dense * 3 * geometry.examples * products + projection
-
-
-def _rates(platform: str) -> _Rates:
-    return _CPU if platform == "cpu" else _ACCELERATOR
 
 
 def _pairs(geometry: ConvGeometry) -> int:
@@ -165,10 +222,9 @@ _LANES = 16
 # Of XLA's own convolution at its best, with every frequency kept; in three dimensions it is slow.
 _DENSE_MULTIPLY = 0.0063
 _DENSE_MULTIPLY_3D = 0.04
-_MARGIN = 0.9  # of its cost that the native kernels must stay below, to be surely no slower
 
 
-def native_dft(geometry: ConvGeometry, platform: str) -> float:
+def native_dft(geometry: ConvGeometry, target: Target) -> float:
     """Of the native kernels, on the CPU."""
     batch, kept = geometry.examples, geometry.kept
     inputs, outputs = geometry.in_features, geometry.out_features
@@ -197,11 +253,14 @@ def _whole_lanes(channels: int) -> int:
     return -(-channels // _LANES) * _LANES
 
 
-def _exact(geometry: ConvGeometry) -> float:
-    """What a method must stay below to be surely no slower than XLA's own convolution, on a CPU."""
-    rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
+def _exact(geometry: ConvGeometry, target: Target) -> float:
+    """What a method must stay below to be surely no slower than XLA's own convolution."""
+    rates = _rates(target)
+    rate = rates.dense
+    if target.platform == "cpu":
+        rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
     products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
-    return _MARGIN * rate * _narrow(geometry, _CPU) * 3 * products * _pairs(geometry)
+    return rates.sure * rate * _narrow(geometry, rates) * 3 * products * _pairs(geometry)
 
 
 def transform_multiply_adds(samples: Sequence[int], geometry: ConvGeometry) -> int:

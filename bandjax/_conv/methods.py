@@ -69,7 +69,7 @@ class Method(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """Estimated nanoseconds of one training call, for comparison with the other methods."""
 
     @classmethod
@@ -243,9 +243,9 @@ class Dft(XlaMethod):
         return platform == "cpu"
 
     @classmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.dft(geometry, platform)
+        return cost.dft(geometry, target)
 
     @property
     def transform(self) -> TransformSpec:
@@ -259,9 +259,9 @@ class Fft(XlaMethod):
     name = "fft"
 
     @classmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.fft(geometry, platform)
+        return cost.fft(geometry, target)
 
     @property
     def transform(self) -> TransformSpec:
@@ -275,9 +275,9 @@ class Direct(XlaMethod):
     name = "direct"
 
     @classmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.direct(geometry, platform)
+        return cost.direct(geometry, target)
 
     @classmethod
     def supports(
@@ -348,9 +348,9 @@ class NativeDft(Method):
     reads_bfloat16 = True
 
     @classmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.native_dft(geometry, platform)
+        return cost.native_dft(geometry, target)
 
     @classmethod
     def supports(

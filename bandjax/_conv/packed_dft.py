@@ -28,9 +28,13 @@ class PackedDft(Dft):
     reads_bfloat16 = True
 
     @classmethod
-    def cost(cls, geometry: ConvGeometry, platform: str) -> float:
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.packed_dft(geometry, platform)
+        method = cls(geometry, target.dtype)
+        of_input, of_output = (
+            packed.multiply_adds(dft, target.dtype) for dft in (method.input_dft, method.output_dft)
+        )
+        return cost.packed_dft(geometry, target, of_input, of_output)
 
     @classmethod
     def supports(

@@ -383,7 +383,8 @@ def _of_call(call: Call) -> LayerSummary:
     geometry = _geometry(layer, options, shape, kernel_shape)
     spec = ConvSpec.of(options)
     domain: FilterDomain = getattr(layer, "param_domain", "spatial")
-    method = choose(geometry, spec, dtype, domain)
+    precision = getattr(layer, "precision", None)
+    method = choose(geometry, spec, dtype, domain, precision=precision)
     transforms, products = multiply_adds(method, geometry, domain)
     return dataclasses.replace(
         record,

@@ -340,7 +340,7 @@ def memory(report: Report) -> None:
     The searches run side by side, for compiling takes the most of their time; steps are timed one
     after another.
     """
-    from experiments.benchmarks.memory import Fitting
+    from experiments.benchmarks.largest_batch import Fitting
 
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(report.options.fraction)
     cases = [(network, *case) for network, of in NETWORKS.items() for case in of]
@@ -407,7 +407,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--programs", type=int, default=8, help="in flight (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="of each timing (%(default)s)")
     parser.add_argument(
-        "--fraction", type=float, default=0.06, help="of the GPU's memory, for networks (%(default)s)"
+        "--fraction",
+        type=float,
+        default=0.06,
+        help="of the GPU's memory, for networks (%(default)s)",
     )
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after these")
     report = Report(parser.parse_args(arguments))

@@ -10,101 +10,30 @@ memory. On a GPU it also finds the largest batch that fits, and the allocator's 
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import tyro
-from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import bandjax
 from experiments.benchmarks.allocator import release_memory
+from experiments.benchmarks.largest_batch import Fitting
+from experiments.benchmarks.steps import DENSE, OF_DENSE, TASKS, VARIANTS, Step
 from experiments.benchmarks.timing import interleaved
-from experiments.models.densenet import DenseNet
-from experiments.models.fcn import FCN
-from experiments.models.layers import convolutions_of
-from experiments.models.resnet import ResNet, resnet50
-from experiments.models.unet import UNet3D
-from experiments.settings.bands import parse_band, parse_fixed_band
+from experiments.settings.bands import parse_fixed_band
 from experiments.settings.command import parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
 MIB = 2**20
-DENSE = "none"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A network and what it is trained on.
-
-    Attributes:
-        make: the network, of an example's shape and a number of classes.
-        shape: of an example, channels last.
-        classes: of the outputs.
-        batch: examples in a step, unless another number is asked for.
-        labels: shape of an example's labels; of a volume one a voxel.
-    """
-
-    make: Callable[..., nnx.Module]
-    shape: tuple[int, ...]
-    classes: int
-    batch: int
-    labels: tuple[int, ...] = ()
-
-
-_jit = jax.jit  # In one place, so that tests can compile with less effort.
-TASKS = {
-    "resnet18": Task(ResNet, (32, 32, 3), 10, 32),
-    "densenet121": Task(functools.partial(DenseNet, growth=12), (32, 32, 3), 10, 32),
-    "resnet50": Task(resnet50, (224, 224, 3), 1000, 8),
-    "fcn": Task(FCN, (270, 1), 50, 16),
-    "fcn-long": Task(FCN, (16384, 1), 50, 4),
-    "unet3d": Task(UNet3D, (32, 32, 32, 1), 2, 2, labels=(32, 32, 32)),
-}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a step keeps what its backward pass needs.
-
-    Attributes:
-        about: for the table.
-        residual_dtype: of the spectra.
-        whole: makes of the loss another function.
-        block: makes of a block's call another function.
-    """
-
-    about: str
-    residual_dtype: str = "float32"
-    whole: Callable[..., Any] | None = None
-    block: Callable[..., Any] | None = None
-
-
-_SPECTRA = functools.partial(jax.checkpoint, policy=bandjax.save_spectra)
-VARIANTS = {
-    "plain": Variant("everything"),
-    "blocks": Variant("each block's input (jax.checkpoint)", block=nnx.remat),
-    "spectra": Variant("spectra alone", whole=_SPECTRA),
-    "spectra-blocks": Variant("spectra, each block's input", block=bandjax.nnx.remat),
-    "bfloat16": Variant("spectra alone, bfloat16", "bfloat16", whole=_SPECTRA),
-    "int8": Variant("spectra alone, int8", "int8", whole=_SPECTRA),
-}
-OF_DENSE = ("plain", "blocks")  # No spectra, nothing to keep of them.
 
 
 @dataclass(frozen=True)
@@ -133,69 +62,6 @@ class Options:
     """On a GPU: with --runs also the largest batch that fits, its peak and its speed."""
     out: Path = Path("runs/memory.json")
     """The JSON file to write; the pictures lie beside it."""
-    fit: bool = False
-    """Find the largest batch of one network, band and variant that fits the GPU, print it with the
-    allocator's peak and, once a line has come on standard input, the time of a step. The search
-    does so in processes of their own, for a peak cannot be reset."""
-
-
-class Step:
-    """A training step of one network, band and variant, by SGD with momentum."""
-
-    def __init__(self, network: str, band: str, variant: str, batch: int) -> None:
-        task, how = TASKS[network], VARIANTS[variant]
-        options: dict[str, Any] = {"band": None, "convolution": nnx.Conv}
-        if band != DENSE:
-            options = {"band": parse_band(band)[1]}
-        model = task.make(task.shape, task.classes, **options, remat=how.block, rngs=nnx.Rngs(0))
-        for layer in convolutions_of(model):
-            layer.residual_dtype = jnp.dtype(how.residual_dtype)
-        model.train()
-        graph, params, stats = nnx.split(model, nnx.Param, ...)
-        optimizer = optax.sgd(0.01, momentum=0.9)
-        self._first = params, stats, optimizer.init(params)
-        self._batch = (batch, *task.shape), (batch, *task.labels)
-        self._classes = task.classes
-
-        def loss_of(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
-            model = nnx.merge(graph, params, stats, copy=True)
-            losses = optax.softmax_cross_entropy_with_integer_labels(model(x), y)
-            return losses.mean(), nnx.state(model, nnx.Not(nnx.Param))
-
-        self.loss = loss_of if how.whole is None else how.whole(loss_of)
-
-        def step(state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
-            params, stats, memory = state
-            gradient_of = jax.value_and_grad(self.loss, has_aux=True)
-            (loss, stats), gradient = gradient_of(params, stats, x, y)
-            updates, memory = optimizer.update(gradient, memory, params)
-            return (optax.apply_updates(params, updates), stats, memory), loss
-
-        self.jitted = _jit(step, donate_argnums=0)
-
-    def saved(self) -> bandjax.memory.SavedBytes:
-        """What the backward pass keeps."""
-        params, stats, _ = self._first
-        images, labels = self._batch
-        x = jax.ShapeDtypeStruct(images, "float32")
-        y = jax.ShapeDtypeStruct(labels, "int32")
-        return bandjax.memory.saved_bytes(self.loss, params, stats, x, y, argnums=0, has_aux=True)
-
-    def compiled(self) -> tuple[bandjax.memory.CompiledBytes, Callable[[], Any]]:
-        """XLA's figures, and the step ready to be timed."""
-        rng = np.random.default_rng(0)
-        images, labels = self._batch
-        x = jnp.asarray(rng.standard_normal(images, np.float32))
-        y = jnp.asarray(rng.integers(self._classes, size=labels, dtype=np.int32))
-        state = self._first
-        used = bandjax.memory.compiled_bytes(self.jitted, state, x, y)
-
-        def call() -> jax.Array:
-            nonlocal state
-            state, loss = jax.block_until_ready(self.jitted(state, x, y))
-            return loss
-
-        return used, call
 
 
 def run(options: Options, console: Console) -> None:
@@ -263,8 +129,7 @@ def run(options: Options, console: Console) -> None:
 
 
 def _settings(options: Options) -> Record:
-    skipped = ("out", "fit")
-    return {name: value for name, value in asdict(options).items() if name not in skipped}
+    return {name: value for name, value in asdict(options).items() if name != "out"}
 
 
 def _check(options: Options) -> None:
@@ -316,138 +181,12 @@ def table(title: str, rows: dict[str, Record]) -> Table:
     return made
 
 
-class Fitting:
-    """The search for the largest batch that fits, in a process of its own.
-
-    Several may search at once; their steps are timed one after another, see :meth:`seconds`.
-    """
-
-    def __init__(self, network: str, band: str, variant: str, runs: int = 3) -> None:
-        command = [sys.executable, "-m", "experiments.benchmarks.memory", "--fit"]
-        command += ["--networks", network, "--bands", band, "--variants", variant]
-        command += ["--runs", str(runs), "--device", jax.default_backend()]
-        self._name = f"{network}, {band}, {variant}"
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8"
-        )
-
-    def found(self) -> Record:
-        """Waits for the search: ``batch``, and ``peak`` and ``limit`` of the allocator, in bytes.
-
-        Raises:
-            UserError: the process failed.
-        """
-        return self._answer()
-
-    def seconds(self) -> list[float]:
-        """Lets the process time steps of that batch; nothing else should run meanwhile."""
-        assert self._process.stdin is not None
-        print(file=self._process.stdin, flush=True)
-        times = self._answer()["seconds"]
-        self._process.communicate()
-        return [float(t) for t in times]
-
-    def _answer(self) -> Record:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            message = self._process.communicate()[1].strip().splitlines()
-            raise UserError(f"{self._name}: {message[-1] if message else 'no message'}")
-        return dict(json.loads(line))
-
-
-def print_fit(options: Options) -> None:
-    """What a process of :class:`Fitting` does."""
-    (network,), (band,), (variant,) = options.networks, options.bands, options.variants
-    device, task = jax.devices()[0], TASKS[network]
-
-    def stats(name: str) -> int:
-        return int((device.memory_stats() or {}).get(name, 0))
-
-    def bytes_of(batch: int) -> int:
-        used, _ = Step(network, band, variant, batch).compiled()
-        return used.temporary + used.argument + used.output - used.alias
-
-    peaks: dict[int, int] = {}
-    calls: dict[int, Callable[[], Any]] = {}
-
-    def fits(batch: int) -> bool:
-        calls.clear()  # And with it the arrays of the batch before.
-        try:
-            calls[batch] = Step(network, band, variant, batch).compiled()[1]
-            calls[batch]()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            calls.clear()
-            return False
-        peaks[batch] = stats("peak_bytes_in_use")
-        return True
-
-    limit = stats("bytes_limit")
-    most = options.batch if options.batch or limit else task.batch
-    best = largest_batch(bytes_of, fits, limit, task.batch, most)
-    print(json.dumps({"batch": best, "peak": peaks.get(best, 0), "limit": limit}), flush=True)
-    sys.stdin.readline()
-    seconds = []
-    if best:
-        if best not in calls:
-            fits(best)
-        for _ in range(options.runs):
-            start = time.perf_counter()
-            calls[best]()
-            seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds}), flush=True)
-
-
-def largest_batch(
-    bytes_of: Callable[[int], int],
-    fits: Callable[[int], bool],
-    limit: int,
-    first: int,
-    most: int | None = None,
-) -> int:
-    """The largest batch that fits, to a sixteenth; 0 if not even one example does.
-
-    Args:
-        bytes_of: what a step of so many examples takes, as the compiler plans it.
-        fits: whether a step of so many can be made.
-        limit: bytes that there are; 0 if nobody knows.
-        first: a batch of which the two are asked first.
-        most: the largest of interest.
-    """
-    low, high = 0, math.inf if most is None else most + 1
-    batch = first if most is None else most
-    if limit:
-        one, two = bytes_of(first), bytes_of(2 * first)
-        each = max((two - one) / first, 1.0)
-        batch = min(batch if most else 2**30, first + int((0.95 * limit - one) / each))
-    batch = max(1, batch)
-    while low < batch < high:
-        if fits(batch):
-            low = batch
-            batch += max(1, batch // 16)
-        else:
-            high = batch
-            batch -= max(1, batch // 8)
-        if low and high - low > max(1, low // 16) and not low < batch < high:
-            batch = int(low + high) // 2
-        elif low and high - low <= max(1, low // 16):
-            break
-    return low
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        options = parse_options(Options, words, "python -m experiments.benchmarks.memory")
-        if options.fit:
-            print_fit(options)
-        else:
-            run(options, Console())
+        run(parse_options(Options, words, "python -m experiments.benchmarks.memory"), Console())
 
     return run_command(action, "the networks that are done are in the file")
 

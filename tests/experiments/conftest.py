@@ -52,7 +52,7 @@ def quick_compile() -> Iterator[None]:
     Those of processes that the tests start, too: to the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("training.network", "benchmarks.memory", "benchmarks.loop"):
+        for module in ("training.network", "benchmarks.steps", "benchmarks.loop"):
             patch.setattr(f"experiments.{module}._jit", quick_jit)
         patch.setattr("experiments.benchmarks.candidates._compiler_options", quick_options())
         flags = [f"--{name}={str(value).lower()}" for name, value in quick_options().items()]

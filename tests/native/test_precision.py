@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandjax._native.product import _cuda_precision
+from bandjax._spectra.precision import matrix_unit_precision
 
 P = jax.lax.Precision
 ALGORITHM = jax.lax.DotAlgorithmPreset
@@ -36,17 +36,17 @@ ALGORITHM = jax.lax.DotAlgorithmPreset
     ],
 )
 def test_float32_operands(asked, arithmetic):
-    assert _cuda_precision(asked, np.dtype(np.float32)) == arithmetic
+    assert matrix_unit_precision(asked, np.dtype(np.float32)) == arithmetic
 
 
 def test_bfloat16_operands_and_the_default_that_the_user_has_set():
-    assert _cuda_precision(None, jnp.dtype(jnp.bfloat16)) == "bf16"
-    assert _cuda_precision(P.HIGHEST, jnp.dtype(jnp.bfloat16)) == "tf32x3"
+    assert matrix_unit_precision(None, jnp.dtype(jnp.bfloat16)) == "bf16"
+    assert matrix_unit_precision(P.HIGHEST, jnp.dtype(jnp.bfloat16)) == "tf32x3"
     with jax.default_matmul_precision("float32"):
-        assert _cuda_precision(None, np.dtype(np.float32)) == "tf32x3"
-        assert _cuda_precision(P.DEFAULT, np.dtype(np.float32)) == "tf32"
+        assert matrix_unit_precision(None, np.dtype(np.float32)) == "tf32x3"
+        assert matrix_unit_precision(P.DEFAULT, np.dtype(np.float32)) == "tf32"
 
 
 def test_a_precision_that_they_do_not_have_is_refused():
     with pytest.raises(ValueError, match=r"no precision.*ANY_F8"):
-        _cuda_precision(ALGORITHM.ANY_F8_ANY_F8_F32, np.dtype(np.float32))
+        matrix_unit_precision(ALGORITHM.ANY_F8_ANY_F8_F32, np.dtype(np.float32))

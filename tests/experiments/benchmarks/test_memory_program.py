@@ -8,19 +8,19 @@ import json
 import pytest
 
 import bandjax
-from experiments.benchmarks import memory
+from experiments.benchmarks import largest_batch, memory, steps
 from experiments.models.resnet import ResNet
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SMALL = memory.Task(
+SMALL = steps.Task(
     functools.partial(ResNet, widths=(4, 8), blocks=(1, 1)), (8, 8, 3), classes=3, batch=4
 )
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(memory, "TASKS", {"small": SMALL})
+    monkeypatch.setitem(steps.TASKS, "small", SMALL)
 
 
 def run(tmp_path, *more):
@@ -39,10 +39,10 @@ def test_run_counts(tmp_path, capsys):
     rows = run(tmp_path)
     assert "small, batch 4" in capsys.readouterr().out
     assert set(rows) == {("none", v) for v in memory.OF_DENSE} | {
-        ("compression=0.5", v) for v in memory.VARIANTS
+        ("compression=0.5", v) for v in steps.VARIANTS
     }
     assert all(0 < row["average_bytes"] <= row["saved_bytes"] for row in rows.values())
-    half = {v: rows["compression=0.5", v] for v in memory.VARIANTS}
+    half = {v: rows["compression=0.5", v] for v in steps.VARIANTS}
     assert set(half["spectra"]["by_kind"]) == {"spectrum"}
     assert half["bfloat16"]["saved_bytes"] * 2 == half["spectra"]["saved_bytes"]
     assert set(half["int8"]["by_kind"]) == {"spectrum", "scale"}
@@ -65,7 +65,7 @@ def test_run_measures(tmp_path, capsys):
 
 @pytest.mark.usefixtures("small")
 def test_spectra_of_a_small_network_by_hand():
-    saved = memory.Step("small", "compression=0.5", "spectra", 4).saved()
+    saved = steps.Step("small", "compression=0.5", "spectra", 4).saved()
     convolutions = [  # of the stem, of two blocks and of the second one's shortcut
         ((4, 8, 8, 3), (3, 3, 3, 4), 1),
         ((4, 8, 8, 4), (3, 3, 4, 4), 1),
@@ -94,27 +94,32 @@ def test_largest_batch(limit, planned):
         tried.append(batch)
         return batch <= limit
 
-    found = memory.largest_batch(lambda b: round(1e6 * (50 + b) * planned), fits, 10**6 * (50 + limit), 8)
+    found = largest_batch.largest_batch(
+        lambda b: round(1e6 * (50 + b) * planned), fits, 10**6 * (50 + limit), 8
+    )
     assert limit * 15 / 16 - 1 <= found <= limit
-    assert len(tried) < 24 and len(set(tried)) == len(tried)
+    assert len(tried) < 24
+    assert len(set(tried)) == len(tried)
 
 
 def test_largest_batch_of_interest():
-    assert memory.largest_batch(lambda b: b, lambda b: True, 10**9, 8, most=64) == 64
-    assert memory.largest_batch(lambda b: b, lambda b: True, 0, 8, most=64) == 64
+    assert largest_batch.largest_batch(lambda b: b, lambda b: True, 10**9, 8, most=64) == 64
+    assert largest_batch.largest_batch(lambda b: b, lambda b: True, 0, 8, most=64) == 64
 
 
 @pytest.mark.full
 def test_fitting_in_another_process():
     # The CPU's allocator does not count, and has no limit: the network's own batch is taken.
-    fitting = memory.Fitting("fcn", "compression=0.5", "spectra", 2)
-    assert fitting.found() == {"batch": memory.TASKS["fcn"].batch, "peak": 0, "limit": 0}
+    fitting = largest_batch.Fitting("fcn", "compression=0.5", "spectra", 2)
+    assert fitting.found() == {"batch": steps.TASKS["fcn"].batch, "peak": 0, "limit": 0}
     assert len(fitting.seconds()) == 2
 
 
 def test_what_the_other_process_says_when_it_fails():
-    with pytest.raises(memory.UserError, match=r"fcn, compression=2, spectra: error: .*rate"):
-        memory.Fitting("fcn", "compression=2", "spectra").found()
+    with pytest.raises(
+        largest_batch.UserError, match=r"fcn, compression=2, .*: error: .*rate"
+    ):
+        largest_batch.Fitting("fcn", "compression=2", "spectra").found()
 
 
 @pytest.mark.parametrize(
