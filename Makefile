@@ -8,6 +8,7 @@ WORKERS ?= auto
 TESTS ?= tests
 CASES ?=
 SHAPES ?= 2400
+KERNELS ?= native
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
@@ -16,18 +17,26 @@ CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) CASES=$(CASES) SHAPES=$(SHAPES)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) CASES=$(CASES) SHAPES=$(SHAPES) KERNELS=$(KERNELS)"
 
-# The environment is made anew when its requirements or the native sources change.
+# The environment is made anew when its requirements or the native sources change. Of these the best
+# for this processor are compiled, and the portable ones; KERNELS=all compiles all. Python compiles
+# of the packages what is imported, when it is.
 $(VENV)/.installed: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]' -C build-dir=$(VENV)/build
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[experiments]' \
+	  -C build-dir=$(VENV)/build -C cmake.define.BANDJAX_KERNELS=$(KERNELS)
 	@touch $@
 
-$(VENV)/.linters: pyproject.toml | $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet 'bandjax[lint]'  # Installed already: of its extra alone.
+# Installed already: of their extras alone.
+$(VENV)/.testers: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[test]'
+	@touch $@
+
+$(VENV)/.linters: pyproject.toml $(VENV)/.testers
+	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[lint]'
 	@touch $@
 
 train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and band-limited, and compare.
@@ -36,7 +45,7 @@ train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and ba
 	  --band none compression=0.5 compression=0.5,remat=spectra \
 	    compression=0.5,remat=blocks,residual-dtype=int8
 
-test: $(VENV)/.installed  ## Run the tests: of large sets of cases a part.
+test: $(VENV)/.testers  ## Run the tests: of large sets of cases a part.
 	$(BIN)/python -m pytest $(TESTS) $(CASES) --numprocesses $(WORKERS) --dist worksteal $(COVERAGE)
 
 test-full: CASES = -m ""

@@ -29,9 +29,11 @@ namespace ffi = xla::ffi;
 
 const Kernels& ChosenKernels() {
   switch (ChosenIsa()) {
-#ifdef BANDJAX_X86
+#ifdef BANDJAX_AVX512
     case Isa::kAvx512:
       return kKernelsAvx512;
+#endif
+#ifdef BANDJAX_AVX2
     case Isa::kAvx2:
       return kKernelsAvx2;
 #endif

@@ -17,18 +17,22 @@ Isa Choose() {
     if (asked == nullptr || *asked == '\0' || asked == std::string(Name(isa))) return isa;
     here += std::string(here.empty() ? "" : ", ") + Name(isa);
   }
-  throw std::runtime_error("BANDJAX_CPU_ISA must be one of " + here + " on this processor, got " +
-                           asked);
+  throw std::runtime_error("BANDJAX_CPU_ISA must be one of " + here +
+                           ", which were compiled and run on this processor, got " + asked);
 }
 
 }  // namespace
 
 // Asks for all that CMakeLists.txt compiles the kernels of `isa` with.
 bool Has([[maybe_unused]] Isa isa) {
-#ifdef BANDJAX_X86
+#if defined(BANDJAX_AVX2) || defined(BANDJAX_AVX512)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#ifdef BANDJAX_AVX2
   if (isa == Isa::kAvx2) return avx2;
+#endif
+#ifdef BANDJAX_AVX512
   if (isa == Isa::kAvx512) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -8,8 +8,8 @@ namespace bandjax {
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
 // The best that this processor has, or the one that the environment variable BANDJAX_CPU_ISA names.
-// Decided by the first call. Throws std::runtime_error for a name that is unknown, or that this
-// processor does not have.
+// Decided by the first call. Throws std::runtime_error for a name of which there are no kernels, or
+// that this processor does not have.
 Isa ChosenIsa();
 
 // Whether this processor has it, and the kernels were compiled for it.

@@ -246,6 +246,6 @@ def test_the_instruction_set_that_the_environment_names():
         assert portable.startswith("native: available (cpu: portable")
         assert unknown.startswith("native: unavailable (bandjax._ffi does not load: ")
         assert "BANDJAX_CPU_ISA must be one of " in unknown
-        assert unknown.endswith("portable on this processor, got mmx)")
+        assert unknown.endswith("portable, which were compiled and run on this processor, got mmx)")
     else:
         assert portable == unknown == bandjax.native_status()
