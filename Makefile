@@ -15,13 +15,16 @@ CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 .PHONY: help train test test-full coverage lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
+# Packages are installed uncompiled, so what is imported must be kept compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) TESTS=$(TESTS) CASES=$(CASES) SHAPES=$(SHAPES) KERNELS=$(KERNELS)"
 
-# The environment is made anew when its requirements or the native sources change. Of these the best
-# for this processor are compiled, and the portable ones; KERNELS=all compiles all. Python compiles
-# of the packages what is imported, when it is.
+# The environment is made anew when its requirements or the native sources change. Of the kernels
+# those for this processor are compiled; KERNELS=all compiles all. Python compiles of the packages
+# what is imported, when it is.
 $(VENV)/.installed: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
 	$(PYTHON) -m venv $(VENV)
@@ -73,8 +76,8 @@ asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitize
 # The linker keeps one copy of a weak function, and it may be that of an object compiled for AVX.
 # What lies in, or is made for, the namespace of an instruction set has no namesake.
 isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portable code.
-	test -n "$$(find $(VENV)/build -name 'kernels_avx*.o')"
-	@! find $(VENV)/build -name 'kernels_avx*.o' -exec nm --defined-only --demangle {} + \
+	test -n "$$(find $(VENV)/build -name '*_avx*.o')"
+	@! find $(VENV)/build -name '*_avx*.o' -exec nm --defined-only --demangle {} + \
 	  | grep ' W ' | grep -v 'bandjax::avx'
 
 # XLA's own barriers hold on a GPU: bandjax_hold is for the CPU alone.

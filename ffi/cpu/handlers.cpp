@@ -12,6 +12,7 @@
 #include <functional>
 #include <initializer_list>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,10 @@ namespace ffi = xla::ffi;
 
 const Kernels& ChosenKernels() {
   switch (ChosenIsa()) {
+#ifdef BANDJAX_PORTABLE
+    case Isa::kPortable:
+      return kKernelsPortable;
+#endif
 #ifdef BANDJAX_AVX512
     case Isa::kAvx512:
       return kKernelsAvx512;
@@ -38,7 +43,7 @@ const Kernels& ChosenKernels() {
       return kKernelsAvx2;
 #endif
     default:
-      return kKernelsPortable;
+      throw std::logic_error("no kernels");
   }
 }
 

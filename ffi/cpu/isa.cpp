@@ -38,7 +38,10 @@ bool Has([[maybe_unused]] Isa isa) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
 #endif
-  return isa == Isa::kPortable;
+#ifdef BANDJAX_PORTABLE
+  if (isa == Isa::kPortable) return true;
+#endif
+  return false;
 }
 
 const char* Name(Isa isa) {

@@ -1,9 +1,32 @@
-// The table of kernels of one instruction set; see kernels_*.cpp.
-#include "contractions.h"
+// The table of kernels of one instruction set; see kernels_*.cpp. With BANDJAX_TRANSFORMS the
+// transforms in it, and nothing else.
+#include "kernels.h"
+
+#ifdef BANDJAX_TRANSFORMS
+
 #include "fourier.h"
 #include "transform.h"
 
 namespace bandjax {
+namespace BANDJAX_ISA {
+template void TransformTyped<true>(const TransformArgs&, Pool*);
+template void TransformTyped<false>(const TransformArgs&, Pool*);
+template void FourierTyped<true>(const FourierArgs&, Pool*);
+template void FourierTyped<false>(const FourierArgs&, Pool*);
+}  // namespace BANDJAX_ISA
+}  // namespace bandjax
+
+#else
+
+#include "contractions.h"
+
+namespace bandjax {
+namespace BANDJAX_ISA {
+template <bool kAnalysis>
+void TransformTyped(const TransformArgs& args, Pool* pool);
+template <bool kAnalysis>
+void FourierTyped(const FourierArgs& args, Pool* pool);
+}  // namespace BANDJAX_ISA
 extern const Kernels BANDJAX_TABLE;
 const Kernels BANDJAX_TABLE = {
     BANDJAX_NAME,
@@ -16,3 +39,5 @@ const Kernels BANDJAX_TABLE = {
     &BANDJAX_ISA::FilterProductTyped,
 };
 }  // namespace bandjax
+
+#endif
