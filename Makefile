@@ -45,8 +45,7 @@ $(VENV)/.linters: pyproject.toml $(VENV)/.testers
 train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and band-limited, and compare.
 	$(BIN)/python -m experiments.train --model resnet8 --data digits \
 	  --epochs 12 --batch-size 64 --schedule onecycle \
-	  --band none compression=0.5 compression=0.5,remat=spectra \
-	    compression=0.5,remat=blocks,residual-dtype=int8
+	  --band none compression=0.5 compression=0.5,remat=blocks,residual-dtype=int8
 
 test: $(VENV)/.testers  ## Run the tests: of large sets of cases a part.
 	$(BIN)/python -m pytest $(TESTS) $(CASES) --numprocesses $(WORKERS) --dist worksteal $(COVERAGE)
