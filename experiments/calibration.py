@@ -114,6 +114,10 @@ def run(options: Options, console: Console) -> None:
         name = "dense" if trained_at is None else f"trained at {label}"
         trainer = Trainer(settings, examples, trained_at)
         model = trainer.network.model()
+        try:  # A grid that some layer cannot have is refused before training.
+            bandjax.calibrate(model, batches[:1], band, grid=grids[-1])
+        except ValueError as error:
+            raise UserError(str(error)) from error
         path = paths[name] = {}
 
         def calibrate_at(epoch: int, state: State, model=model, path=path) -> None:

@@ -92,7 +92,7 @@ def run_sweep(options: Options, console: Console) -> None:
     failed: dict[str, str] = {}
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        sweep = open_job(out, options_as_json(options), settings)
+        sweep = open_job(out, "experiments.sweep", options_as_json(options), settings)
         share(lambda: stack.enter_context(sweep))
         for number, job in enumerate(jobs, 1):
             if Agreement().ask(stop.asked, wait=True)[0]:

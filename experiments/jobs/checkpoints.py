@@ -60,7 +60,7 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they lie; it need not exist.
+        folder: where they lie; it need not exist, but that in which it lies.
         config: what the run is: settings, band, seed, data.
         provenance: with what it is made: versions, git revision.
         keep: how many of the latest to keep. The best one, of the highest test accuracy at the
@@ -101,7 +101,7 @@ class Checkpoints:
         target = self.folder / f"{step:08d}"
 
         def prepare() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # A job's folder that is gone is not made anew.
             _manifest(target).unlink(missing_ok=True)
             needed = sum(array.nbytes for array in arrays.values()) + MARGIN
             free = shutil.disk_usage(self.folder).free

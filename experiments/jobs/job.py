@@ -26,11 +26,12 @@ T = TypeVar("T")
 
 
 @contextmanager
-def open_job(out: Path, options: Record, settings: Record) -> Iterator[None]:
+def open_job(out: Path, program: str, options: Record, settings: Record) -> Iterator[None]:
     """Make the folder, or find that the same job has been there; no other may while it lasts.
 
     Args:
         out: the folder.
+        program: that the job is of, as ``python -m`` takes it.
         options: of the command line.
         settings: that follow from them.
 
@@ -51,9 +52,10 @@ def open_job(out: Path, options: Record, settings: Record) -> Iterator[None]:
             raise UserError(f"another process is training into {out}") from error
         if not path.exists():
             try:
-                write_json(path, {"options": options, "settings": settings})
+                write_json(path, {"program": program, "options": options, "settings": settings})
             except OSError as error:
                 raise UserError(f"output folder {str(out)!r}: {error.strerror}") from error
+        _check_program(path, program)
         differing = differing_setting(_read(path, "settings"), settings)
         if differing:
             name, was, now = differing
@@ -79,6 +81,7 @@ def parse_job_options(kind: type[T], words: Sequence[str], program: str) -> T:
         return options
     if options.out is not None and options.out != options.resume:
         raise UserError(f"--resume {options.resume} writes there, not into --out {options.out}")
+    _check_program(options.resume / FILE, program.removeprefix("python -m "))
     stored = read_options(options.resume, {field.name for field in fields(options)})
     hints = get_type_hints(kind)
     for name, value in stored.items():
@@ -136,6 +139,22 @@ def read_options(folder: Path, names: set[str]) -> Record:
     if unknown:
         raise UserError(f"{folder / FILE} has the unknown option {unknown[0]!r}")
     return options
+
+
+def _check_program(path: Path, program: str) -> None:
+    """Refuse the job of another program; an older file does not tell which it was.
+
+    Raises:
+        UserError: it is of another.
+    """
+    if not path.is_file():
+        return
+    try:
+        was = json.loads(path.read_text(encoding="utf-8")).get("program", program)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not the file of a job: {error!r}") from error
+    if was != program:
+        raise UserError(f"{path} is of a job of {was}, not of {program}")
 
 
 def _read(path: Path, part: str) -> Record:

@@ -46,7 +46,7 @@ class Metrics:
         self, folder: Path, rows: list[Epoch], steps: int, examples: int, tensorboard: bool
     ) -> None:
         self._steps, self._examples = steps, examples
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         path = folder / "metrics.jsonl"
         part = path.with_suffix(".part")
         lines = [self._line(epoch, row) for epoch, row in enumerate(rows, 1)]

@@ -76,7 +76,7 @@ def run_job(options: Options, console: Console, stop: Stop | None = None) -> boo
     }
 
     out = options.out or Path("runs") / f"{settings.model}-{settings.data.replace(':', '-')}"
-    job = open_job(out, options_as_json(options), settings.as_dict())
+    job = open_job(out, "experiments.train", options_as_json(options), settings.as_dict())
     with ExitStack() as stack:
         stop = stop or stack.enter_context(stop_on_signals())
         share(lambda: stack.enter_context(job))

@@ -24,6 +24,7 @@ piecewise:BAND@0+BAND@EPOCH.. (each from the epoch on, counted from 0),
 recalibrated:SHARE@EVERYxTIMES[,at-most=BAND] (energy=SHARE for EVERY epochs, then a plan that is
 calibrated anew every EVERY epochs, TIMES times)."""
 
+LONGEST_NAME = 120  # bytes of a band in a file name: file systems allow 255 for the whole
 _KINDS = (
     "write none, compression=RATE, modes=U[,U..], energy=SHARE[,at-most=BAND], plan=FILE or "
     "schedule=... (--help tells)"
@@ -154,5 +155,12 @@ def _schedule(text: str) -> tuple[str, Schedule]:
 
 
 def file_stem(label: str) -> str:
-    """The band's canonical text as a part of a file name: ``modes=8,8`` gives ``modes-8-8``."""
-    return re.sub(r"[^\w.-]+", "-", label)
+    """The band's canonical text as a part of a file name: ``modes=8,8`` gives ``modes-8-8``.
+
+    Of a text too long for a name, such as that of a schedule, its beginning and a hash.
+    """
+    name = re.sub(r"[^\w.-]+", "-", label)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(label.encode()).hexdigest()[:12]
+    return f"{name.encode()[: LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -28,8 +29,12 @@ def parse_options(
         default: supplies what the words leave out; None for the dataclass's own defaults.
 
     Raises:
-        UserError: tyro refuses them. Its boxed message is shortened to its first sentence.
+        UserError: tyro refuses them. Its boxed message is shortened to its first sentence. Or one
+            is no UTF-8, in which records and tables are written.
     """
+    for word in arguments:
+        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UserError(f"not UTF-8: {os.fsencode(word)!r}")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

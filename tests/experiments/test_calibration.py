@@ -48,6 +48,7 @@ def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
         ("--energy 2", "--energy: share must satisfy 0 < share <= 1, got 2"),
         ("--batch-size 0", "--batch-size of at least 1"),
         ("--after 1 -1", "--after: epochs are counted from 0, got -1"),
+        ("--model cnn --data digits --grid 0", "grid"),
         ("--model none", "unknown model 'none'"),
         ("--model cnn --data digits --out {file}", "output folder"),
     ],
@@ -57,7 +58,9 @@ def test_what_is_wrong_is_told_in_a_line(words, message, tmp_path, capsys):
     file.write_text("")
     out = [] if "--out" in words else ["--out", str(tmp_path)]
     assert calibration.main([*words.format(file=file).split(), *out]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "epoch" not in said.out  # It is told before anything is trained.
 
 
 def test_order_of_layers():

@@ -131,6 +131,13 @@ def test_every_damaged_file_is_found(copy):
     assert Folder(copy).restore()[0] == 10
 
 
+def test_the_folder_of_a_job_that_is_gone_is_not_made_anew(tmp_path):
+    folder = Folder(tmp_path / "job" / "checkpoints")
+    with pytest.raises(UserError, match="could not be written, there is none before it"):
+        folder.checkpoints.save(10, state_of(10), sums_of(10), position_of(2, 0, [0.5]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_whole_checkpoint_is_said(copy):
     for path in copy.glob("*.json"):
         path.write_text(path.read_text()[:-5])

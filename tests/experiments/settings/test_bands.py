@@ -7,7 +7,7 @@ import pytest
 import bandjax
 from bandjax import Compression, Energy, Modes
 from bandjax.schedule import piecewise, ramp
-from experiments.settings.bands import file_stem, parse_band, parse_fixed_band
+from experiments.settings.bands import LONGEST_NAME, file_stem, parse_band, parse_fixed_band
 from experiments.settings.errors import UserError
 
 
@@ -138,3 +138,15 @@ def test_bands_for_benchmarks():
     assert parse_fixed_band("energy=0.9") == ("energy=0.9", Energy(0.9))
     with pytest.raises(UserError, match="is for training alone"):
         parse_fixed_band("schedule=ramp:0..0.5@3")
+
+
+def test_a_long_band_has_a_file_name_that_file_systems_take(tmp_path):
+    pieces = "+".join(f"compression=0.{i:02}@{i}" for i in range(10, 26))
+    others = "+".join(f"compression=0.{i:02}@{i}" for i in range(10, 27))
+    names = [file_stem(f"schedule=piecewise:{text}") for text in (pieces, others, "é" * 300)]
+    assert len(set(names)) == 3
+    assert names[0].startswith("schedule-piecewise-compression-0.10-10-compression")
+    for name in names:
+        assert len(name.encode()) <= LONGEST_NAME
+        (tmp_path / f"{name}_seed-2147483647.json").touch()
+    assert file_stem("modes=8,8") == "modes-8-8"
