@@ -245,8 +245,8 @@ def test_the_instruction_set_that_the_environment_names():
     unknown = in_a_new_process("mmx")
     if extension.available("cpu"):
         refusal = re.fullmatch(
-            r"native: unavailable \(bandjax._ffi does not load: BANDJAX_CPU_ISA must be one of (.*), "
-            r"which were compiled and run on this processor, got mmx\)",
+            r"native: unavailable \(bandjax._ffi does not load: BANDJAX_CPU_ISA must be one of "
+            r"(.*), which were compiled and run on this processor, got mmx\)",
             unknown,
         )
         for isa in refusal[1].split(", "):
