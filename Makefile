@@ -12,7 +12,7 @@ KERNELS ?= native
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train test test-full coverage lint format asan isa-check cuda-check benchmark figures clean
+.PHONY: help train test test-full foreign coverage lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 # Packages are installed uncompiled, so what is imported must be kept compiled.
@@ -52,6 +52,9 @@ test: $(VENV)/.testers  ## Run the tests: of large sets of cases a part.
 
 test-full: CASES = -m ""
 test-full: test  ## Run every case of every test (slower).
+
+foreign: TESTS = tests/foreign
+foreign: test-full  ## Run what Flax's and JAX's own tests of convolutions do, on this library.
 
 coverage: COVERAGE = --cov --cov-report=term --cov-fail-under=95
 coverage: test  ## Run the tests and measure which lines and branches they reach (slower).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,4 +69,42 @@ def crossed(*axes: Iterable[Any], strength: int = 2) -> list[Any]:
             id="-".join(str(part.id) for part in parts),
         )
         cases.append(case if combination in chosen else _only_full(case))
+    return cases
+
+
+def covering(*axes: Iterable[Any]) -> list[Any]:
+    """Few combinations of the axes' values that hold each pair of values at least once.
+
+    For axes whose every combination would be too many. An entry is as for :func:`crossed`.
+    """
+    entries = [[_parameters(value) for value in axis] for axis in axes]
+    sizes = [len(axis) for axis in entries]
+    draw = random.Random(0)
+    missing = {
+        ((a, i), (b, j))
+        for (a, of_a), (b, of_b) in itertools.combinations(enumerate(sizes), 2)
+        for i in range(of_a)
+        for j in range(of_b)
+    }
+
+    def pairs(combination: list[int]) -> set[Any]:
+        return set(itertools.combinations(enumerate(combination), 2))
+
+    cases = []
+    while missing:
+        fixed = dict(min(missing))
+        tries = [
+            [fixed.get(axis, draw.randrange(size)) for axis, size in enumerate(sizes)]
+            for _ in range(40)
+        ]
+        best = max(tries, key=lambda combination: len(pairs(combination) & missing))
+        missing -= pairs(best)
+        parts = [axis[n] for axis, n in zip(entries, best, strict=True)]
+        cases.append(
+            pytest.param(
+                *(value for part in parts for value in part.values),
+                marks=[mark for part in parts for mark in part.marks],
+                id="-".join(str(part.id) for part in parts),
+            )
+        )
     return cases

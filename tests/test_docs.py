@@ -45,6 +45,7 @@ def headings(page):
 # -------------------------------------------------------------------------------------- examples
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     module = importlib.import_module(name)
@@ -71,6 +72,7 @@ def blocks(page):
                 yield line, "\n".join(kept)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "page", [page for page in GUIDE if any(True for _ in blocks(page))], ids=named
 )

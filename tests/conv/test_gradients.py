@@ -83,6 +83,7 @@ def test_vector_jacobian_products_of_random_configurations(first):
             assert oracle.gap(dkernel, expected_kernel) <= 1e-12, (method, config)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("sizes", "taps", "changes", "banded", "method"),

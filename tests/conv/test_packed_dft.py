@@ -95,6 +95,7 @@ def test_a_narrow_residual_rounds_the_kernels_gradient_alone(residual_dtype):
     assert oracle.relative_gap(y, exact) < 2e-2
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("more", [{}, {"recompute_filter": False}])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_bfloat16_goes_through(more, groups):
@@ -121,6 +122,7 @@ def test_an_energy_band_and_a_kept_filter():
             assert oracle.relative_gap(value, wanted) < 1e-5
 
 
+@pytest.mark.full
 def test_transformations_and_higher_derivatives(x64):
     x, w = arrays(dtype=jnp.float64)
     call = layer(HALF)

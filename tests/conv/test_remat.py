@@ -64,6 +64,7 @@ def assert_same(actual, expected, tolerance=1e-5):
         assert oracle.relative_gap(value, wanted) <= tolerance
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("residual_dtype", "method", "whole", "way"),
     crossed(
@@ -113,6 +114,7 @@ def calls(f, *args):
     return {name: names.count(name) for name in set(names)}
 
 
+@pytest.mark.thin(3)
 @native
 @pytest.mark.parametrize("residual_dtype", DTYPES)
 def test_the_barrier_holds_and_nothing_is_analysed_twice(residual_dtype):
@@ -185,6 +187,7 @@ def test_scan_over_blocks(way):
     assert shapes == 2 * [(3, 2 * modes[0] + 1, modes[1] + 1, 2, 4)]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_accumulated_gradients(way):
     kernels, x = data(size=(6, 8, 9))
@@ -231,6 +234,7 @@ def test_higher_derivatives_are_refused_with_the_way_out():
 # ---------------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("method", "kind"),
     crossed(["fft", pytest.param("native", marks=native)], ["auto", "explicit"], strength=1),

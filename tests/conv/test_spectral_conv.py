@@ -63,6 +63,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("shape", "taps", "modes", "groups", "arguments"),

@@ -195,6 +195,7 @@ def test_names_of_linen_parameters():
 # -------------------------------------------------------------------------------- the banded layer
 
 
+@pytest.mark.thin(4)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("rank", "changes"), ARGUMENTS)
 def test_a_banded_layer_is_the_operator_and_a_bias(rank, changes):

@@ -28,6 +28,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("options", LAYERS, ids=str)
 def test_layers_begin_as_spatial_ones(options):
     x = jnp.asarray(np.random.default_rng(8).normal(size=(2, 10, 9, 3)), jnp.float32)

@@ -225,6 +225,7 @@ class Net(nnx.Module):
         return {"y": x} if last else None
 
 
+@pytest.mark.full
 def test_a_model_of_everything():
     net = Net(nnx.Rngs(0))
     x = jnp.ones((2, 9, 9, 4))

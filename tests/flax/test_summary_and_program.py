@@ -43,6 +43,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_method_and_native_are_those_of_the_lowered_program(name):
     shape, options = LAYERS[name]

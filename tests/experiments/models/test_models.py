@@ -31,6 +31,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_and_logits(name):
     model = build(name, SHAPES[name], 10, band=None)
@@ -129,6 +130,7 @@ def test_the_papers_resnet18_pools_after_its_stem():
     assert sizes == [[16, 16, 8, 8, 4, 4, 2, 2], [32, 32, 16, 16, 8, 8, 4, 4]]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", jnp.bfloat16), ("fp16", jnp.float16)])
 def test_half_precision_computes_in_half_and_keeps_float32(precision, dtype):
     x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
@@ -190,6 +192,7 @@ def some(*names):
     return [pytest.param(name, marks=[pytest.mark.full] * (name not in names)) for name in SMALL]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", some("basic", "densenet"))
 def test_every_frequency_is_the_dense_network(name):
     ours, dense = steps_of(name, {"band": None}, {"band": None, "convolution": nnx.Conv})
