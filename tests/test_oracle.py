@@ -15,6 +15,7 @@ from dense import lax_convolution
 pytestmark = pytest.mark.thin(3)
 
 
+@pytest.mark.full
 @pytest.mark.no_cover
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("first", range(0, 120, 24))

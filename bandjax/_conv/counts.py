@@ -11,7 +11,7 @@ import numpy as np
 
 from bandjax._conv.cost import transform_multiply_adds, transform_of_projection
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._conv.methods import Direct, Fft, FilterDomain, Method
+from bandjax._conv.methods import Direct, FilterDomain, Method, XlaMethod
 from bandjax._conv.options import ConvSpec
 from bandjax._spectra.types import compute_dtype
 
@@ -62,7 +62,7 @@ def multiply_adds(
         return transform_multiply_adds(samples, geometry)
 
     size = [axis.size for axis in axes]
-    if method is Direct:
+    if issubclass(method, Direct):
         taps = math.prod(axis.out * axis.taps for axis in axes)
         window = [(a.out - 1) * a.stride + a.kernel_points[-1] + 1 for a in axes]
         if geometry.exact:
@@ -72,7 +72,8 @@ def multiply_adds(
         else:
             projection = inputs * (transform(size) + transform(window))
         return projection, batch * taps * pairs
-    if method is Fft:
+    bare = method(geometry, np.dtype(np.float32), filter_domain=domain)
+    if isinstance(bare, XlaMethod) and bare.transform.method == "fft":
         transforms = fast * (inputs + filters + outputs)
     else:
         transforms = (

@@ -26,6 +26,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import bandjax
+from bandjax._conv.classes import CLASSES
 from experiments.settings.command import parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import provenance, write_json
@@ -38,7 +39,10 @@ import oracle
 DEVICES = 2
 SWEEP = 20261127
 BOUND = 1e-5  # of the largest number, at eps of float32 times what a sum amplifies
-METHODS = (("auto", None), ("dft", "native"), ("dft", "xla"), ("fft", "xla"), ("direct", "xla"))
+METHODS = (
+    ("auto", None),
+    *dict.fromkeys((c.name, "native" if c.native else "xla") for c in CLASSES),
+)
 MAPS = ("x", "kernel", "both", "scan")
 
 

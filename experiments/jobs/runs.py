@@ -235,7 +235,7 @@ class Run:
             epoch, done, seconds = position.epoch, position.done, position.seconds
             self._rows = [Epoch(*row) for row in position.curves]
             self.extra = position.extra
-            self._say(f"{title} · goes on after step {step}")
+            self._say(f"{title} · goes on after step {step}, in epoch {position.epoch}")
         if self.bands is not None:
             if "bands" in self.extra:
                 self.bands.load_state_dict(self.extra["bands"])

@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bandjax._conv.options import METHODS
 from experiments.settings.errors import UserError
 
-Method = Literal["auto", "fft", "dft", "direct"]
+Method = Literal[METHODS]  # type: ignore[valid-type]  # of the library, whatever it has
 Implementation = Literal["auto", "xla", "native"]
 ResidualDtype = Literal["float32", "bfloat16", "int8"]
 Remat = Literal["none", "spectra", "blocks"]

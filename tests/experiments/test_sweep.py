@@ -104,6 +104,7 @@ def test_a_failed_last_set_and_a_damaged_later_record(tmp_path, capsys):
         assert "not a record" in content["failed"]["ucr:Coffin"]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("no_pictures")
 def test_sigterm_between_two_sets_ends_the_sweep(tmp_path, capsys, monkeypatch):
     archive(tmp_path, First=20, Last=30)

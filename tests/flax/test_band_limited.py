@@ -152,6 +152,7 @@ def test_band_limited_and_transformations():
     assert np.array_equal(model.apply(variables, x), dense)
 
 
+@pytest.mark.full
 def test_what_energy_finds_is_sown():
     band = bandjax.Energy(0.9)
     x = draw(2, 12, 2) + 2

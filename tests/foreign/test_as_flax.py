@@ -20,7 +20,7 @@ from flax_layers import ARGUMENTS, BATCHES, conv_arguments, data
 
 import bandjax
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.thin(16)]
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.thin(48)]
 EVERY = bandjax.Compression(0.0)
 
 

@@ -19,7 +19,7 @@ from choices import covering
 
 import bandjax
 
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.thin(16)]
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.thin(48)]
 
 SHAPES = {  # input (N, C, *spatial) and kernel (O, I, *taps), and groups
     "2-D": ((2, 3, 9, 10), (4, 3, 3, 2), 1),

@@ -124,6 +124,7 @@ def test_the_program_kills_and_compares(
     assert "kills must be at least 1, got 0" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_arrays_that_differ_are_found(reference, tmp_path, monkeypatch):
     read = kill.read_arrays
 

@@ -199,6 +199,7 @@ def test_every_frequency_is_the_dense_network(name):
     assert_close(ours, dense, 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", some("basic"))
 def test_recomputed_blocks_change_nothing(name):
     band = bandjax.Compression(0.5)
