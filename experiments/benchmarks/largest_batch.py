@@ -155,15 +155,12 @@ def largest_batch(
     batch = max(1, batch)
     while low < batch < high:
         if fits(batch):
-            low = batch
-            batch += max(1, batch // 16)
+            low, following = batch, batch + max(1, batch // 16)
         else:
-            high = batch
-            batch -= max(1, batch // 8)
-        if low and high - low > max(1, low // 16) and not low < batch < high:
-            batch = int(low + high) // 2
-        elif low and high - low <= max(1, low // 16):
+            high, following = batch, batch - max(1, batch // 8)
+        if low and high - low <= max(1, low // 16):
             break
+        batch = following if low < following < high else int(low + high) // 2
     return low
 
 

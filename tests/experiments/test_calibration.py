@@ -48,7 +48,7 @@ def test_a_network_is_trained_and_calibrated(tmp_path, capsys, monkeypatch):
         ("--energy 2", "--energy: share must satisfy 0 < share <= 1, got 2"),
         ("--batch-size 0", "--batch-size of at least 1"),
         ("--after 1 -1", "--after: epochs are counted from 0, got -1"),
-        ("--model cnn --data digits --grid 0", "grid"),
+        ("--model cnn --data digits --grid 0", "grid must be >= 1, got 0"),
         ("--model none", "unknown model 'none'"),
         ("--model cnn --data digits --out {file}", "output folder"),
     ],
