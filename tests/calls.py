@@ -46,6 +46,22 @@ def optimised(f: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     return jax.jit(f, compiler_options=effort.USUAL, **more)
 
 
+def value_and_gradients(
+    f: Callable[..., jax.Array], x: Any, w: Any, cotangent: Any = None
+) -> tuple[jax.Array, ...]:
+    """``f(x, w)`` and the products of a cotangent (``f(x, w)`` itself if None) with its Jacobians.
+
+    Compiled as one program: operation by operation each would be a compilation.
+    """
+
+    @jax.jit
+    def run(x, w, cotangent):
+        y, back = jax.vjp(f, x, w)
+        return (y, *back(y if cotangent is None else cotangent))
+
+    return run(x, w, cotangent)
+
+
 def band_of(config: Config) -> Any:
     """The band that a configuration asks for."""
     if config.rate is not None:

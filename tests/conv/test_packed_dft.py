@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from calls import band_of
+from calls import band_of, value_and_gradients
 from choices import thinned
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
@@ -67,12 +67,11 @@ def test_random_configurations(first):
     for config in configs.chunk(SWEEP, first, CHUNK, banded=True):
         x, w = config.arrays()
         call = layer(band_of(config), **config.arguments())
-        y, back = jax.vjp(call, jnp.asarray(x), jnp.asarray(w))
+        ct = config.cotangent()
+        y, dx, dw = value_and_gradients(call, x, w, ct)
         geometry, groups = config.geometry, config.groups
         assert oracle.gap(y, oracle.convolve(x, w, geometry, groups)) < 1e-11, config
         # Linear in both: gradients are the transposes, told by one product each.
-        ct = config.cotangent()
-        dx, dw = back(jnp.asarray(ct))
         rng = np.random.default_rng(first)
         u, v = rng.normal(size=x.shape), rng.normal(size=w.shape)
         for gradient, direction, moved in (
@@ -86,10 +85,9 @@ def test_random_configurations(first):
 @pytest.mark.parametrize("residual_dtype", [jnp.int8, jnp.bfloat16, jnp.float16])
 def test_a_narrow_residual_rounds_the_kernels_gradient_alone(residual_dtype):
     x, w = arrays()
-    y, back = jax.vjp(layer(HALF, residual_dtype=residual_dtype), x, w)
-    exact, exactly = jax.vjp(layer(HALF), x, w)
-    ct = jnp.cos(exact)
-    (dx, dw), (dx_exact, dw_exact) = back(ct), exactly(ct)
+    ct = jnp.cos(layer(HALF)(x, w))
+    exact, dx_exact, dw_exact = value_and_gradients(layer(HALF), x, w, ct)
+    y, dx, dw = value_and_gradients(layer(HALF, residual_dtype=residual_dtype), x, w, ct)
     assert oracle.relative_gap(dx, dx_exact) < 1e-6
     assert 1e-6 < oracle.relative_gap(dw, dw_exact) < 2e-2
     assert oracle.relative_gap(y, exact) < 2e-2
@@ -101,11 +99,12 @@ def test_a_narrow_residual_rounds_the_kernels_gradient_alone(residual_dtype):
 def test_bfloat16_goes_through(more, groups):
     x, w = arrays(kernel=(3, 3, 4 // groups, 6))
     more = {**more, "feature_group_count": groups}
-    exact, exactly = jax.vjp(layer(HALF, **more), x, w)
-    y, back = jax.vjp(layer(HALF, **more), x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
-    ct = jnp.asarray(np.random.default_rng(3).normal(size=y.shape), jnp.bfloat16)
-    found = [y, *back(ct)]
-    for value, expected in zip(found, [exact, *exactly(ct.astype(jnp.float32))], strict=True):
+    call = layer(HALF, **more)
+    shape = jax.eval_shape(call, x, w).shape
+    ct = jnp.asarray(np.random.default_rng(3).normal(size=shape), jnp.bfloat16)
+    exact = value_and_gradients(call, x, w, ct.astype(jnp.float32))
+    found = value_and_gradients(call, x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), ct)
+    for value, expected in zip(found, exact, strict=True):
         assert value.dtype == jnp.bfloat16
         assert oracle.relative_gap(value.astype(jnp.float32), expected) < 2e-2
 
@@ -114,11 +113,11 @@ def test_an_energy_band_and_a_kept_filter():
     x, w = arrays(shape=(2, 12, 12, 4))
     for more in ({}, {"recompute_filter": False}):
         call = layer(bandjax.Energy(0.8), **more)
-        y, back = jax.vjp(call, x, w)
+        found = value_and_gradients(call, x, w)
         geometry = conv_geometry(x.shape, w.shape, bandjax.Energy(0.8), padding="SAME")
         planar = Dft(geometry, np.dtype(np.float32), not more)
-        expected, exactly = jax.vjp(lambda x, w, m=planar: module.apply(m, x, w)[0], x, w)
-        for value, wanted in zip([y, *back(y)], [expected, *exactly(y)], strict=True):
+        exact = value_and_gradients(lambda x, w, m=planar: module.apply(m, x, w)[0], x, w, found[0])
+        for value, wanted in zip(found, exact, strict=True):
             assert oracle.relative_gap(value, wanted) < 1e-5
 
 
