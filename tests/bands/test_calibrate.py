@@ -102,6 +102,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("band", "grid"),
     [(Energy(0.9), None), (Energy(0.97, at_most=Compression(0.4)), 24), (Energy(1.0), None)],

@@ -15,7 +15,7 @@ from choices import thinned
 
 import bandjax
 
-SWEEP, COUNT, CHUNK = 3, 504, 12
+SWEEP, COUNT, CHUNK = 3, 504, 6
 
 
 @pytest.mark.no_cover
@@ -29,6 +29,7 @@ def test_random_configurations(first):
             assert oracle.gap(actual, expected) <= 1e-12, (method, config)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize(("channels", "size"), [(64, 32), (128, 16), (256, 8), (512, 4)])
 @pytest.mark.parametrize("rate", [0.5, 0.75])
 def test_float32_at_the_layers_of_resnet18(channels, size, rate):

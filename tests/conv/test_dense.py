@@ -15,7 +15,7 @@ import pytest
 import bandjax
 from bandjax._conv import dense
 
-pytestmark = pytest.mark.thin(4)
+pytestmark = pytest.mark.thin(8)
 
 CASES = 60
 

@@ -13,7 +13,7 @@ from residuals import data, residuals
 
 import bandjax
 
-pytestmark = pytest.mark.thin(2)
+pytestmark = pytest.mark.thin(4)
 
 HALVES = [None, bandjax.Compression(0.5)]
 

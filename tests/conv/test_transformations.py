@@ -16,7 +16,7 @@ from flax import nnx
 
 import bandjax
 
-pytestmark = pytest.mark.thin(3)
+pytestmark = pytest.mark.thin(6)
 
 BAND = bandjax.Modes(2, 1)
 

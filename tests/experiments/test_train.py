@@ -129,6 +129,7 @@ def test_a_damaged_record_is_named(job, capsys):
     assert_one_line(capsys, "none_seed-1.json: not a record of a run")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("band", BANDS[1:])
 def test_a_record_lost_after_the_last_checkpoint_is_written_again(job, band):
     """Nothing is left to train, and no layer has been run: the checkpoint has what it tells."""

@@ -24,7 +24,7 @@ from flax_layers import (
 
 import bandjax
 
-pytestmark = pytest.mark.thin(2)
+pytestmark = pytest.mark.thin(4)
 
 # --------------------------------------------------------------------------------------- the hook
 

@@ -26,7 +26,7 @@ from flax_layers import (
 
 import bandjax
 
-pytestmark = pytest.mark.thin(3)
+pytestmark = pytest.mark.thin(6)
 
 BATCHED = crossed(ARGUMENTS, BATCHES, strength=1)
 

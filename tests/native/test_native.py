@@ -72,7 +72,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("x_shape", "kernel_shape", "band", "arguments"), thinned(SIZES, 7))

@@ -127,6 +127,7 @@ def check(actual, wanted, bound):
     assert gap <= bound * np.abs(wanted).max(initial=0), gap
 
 
+@pytest.mark.thin(18)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize(("stored", "kept_as", "summed", "bound"), TYPES)

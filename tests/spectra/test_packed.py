@@ -14,7 +14,7 @@ from bandjax._spectra import packed
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.product import ProductSpec
 
-pytestmark = pytest.mark.thin(2)
+pytestmark = pytest.mark.thin(4)
 
 DFTS = {
     "1-D": PartialDFT((12,), (4,), (range(0, 10),)),

@@ -192,7 +192,7 @@ def some(*names):
     return [pytest.param(name, marks=[pytest.mark.full] * (name not in names)) for name in SMALL]
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", some("basic", "densenet"))
 def test_every_frequency_is_the_dense_network(name):
     ours, dense = steps_of(name, {"band": None}, {"band": None, "convolution": nnx.Conv})
