@@ -104,7 +104,7 @@ def case_of(number: int) -> Case:
         implementation=implementation,
         maps=tuple(map(str, maps)),
         remat=str(rng.choice(["none", "none", "jax", "bandjax"])),
-        jit=bool(rng.random() < 0.8),
+        jit=bool(rng.random() < 0.95),
         mesh=bool(rng.random() < 0.25),
     )
 
