@@ -11,8 +11,9 @@ band and :class:`Target` alone:
   frequency kept it is the backend's own convolution.
 
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
-timings of ResNet-18, FCN, depthwise and three-dimensional layers on two AVX-512 cores with jax
-0.10.2; those of accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
+timings of layers of one to three axes with jax 0.10.2: those of :func:`dft` and :func:`fft` on two
+AVX-512 cores, those of the native kernels and of XLA's own convolution on two AVX2 cores; those of
+accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
 and transposed ones, on an H200 with jax 0.11.2.
 """
 
@@ -26,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bandjax._conv.geometry import ConvGeometry
+from bandjax._native.product import LANES, sums_of_taps, whole_filter
 from bandjax._spectra.precision import matrix_unit_precision
 from bandjax._spectra.types import Precision
 
@@ -213,54 +215,96 @@ def _matrices(
     )
 
 
-# Nanoseconds of the native kernels on the CPU, and lanes of a vector.
-_NATIVE_MULTIPLY = 0.005
-_NATIVE_FILTER = 0.92  # one coefficient of the filter's spectrum, in all three products
-_NATIVE_SAMPLE = 0.16  # one number that is moved
-_NATIVE_CALLS = 2.2e5
-_LANES = 16
-# Of XLA's own convolution at its best, with every frequency kept; in three dimensions it is slow.
-_DENSE_MULTIPLY = 0.0063
-_DENSE_MULTIPLY_3D = 0.04
+# Nanoseconds of the native kernels on the CPU, fitted to some seventy layers of one to three axes.
+_NATIVE_MULTIPLY = 0.0124  # one multiply-add of a product, outputs in whole vectors
+_NATIVE_DEPTHWISE = 0.0035  # the same of a depthwise convolution
+_NATIVE_TAP = 0.54  # one tap in one coefficient of the filter's spectrum, in all three products
+_NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a whole
+_NATIVE_TABLE = 0.004  # one multiply-add of a transform
+_NATIVE_SAMPLE = 0.56  # one number that is moved
+_NATIVE_CALLS = 5.5e4
+# A fast transform of a line, in multiply-adds of a table: for each point, and each point and pass.
+_FAST_POINT, _FAST_PASS, _FAST_RADIX, _FAST_PRIMES = 6.0, 5.6, 7, (2, 3, 5, 7, 11, 13)
 
 
 def native_dft(geometry: ConvGeometry, target: Target) -> float:
     """Of the native kernels, on the CPU."""
-    batch, kept = geometry.examples, geometry.kept
+    batch, kept, pairs = geometry.examples, geometry.kept, _pairs(geometry)
     inputs, outputs = geometry.in_features, geometry.out_features
-    pairs = _pairs(geometry)
-    depthwise = pairs == inputs == outputs
+    sums = sums_of_taps([axis.taps for axis in geometry.axes], geometry.box[0])
+    if pairs == inputs == outputs:  # depthwise
+        products = 9 * _NATIVE_DEPTHWISE * kept * batch * pairs
+    elif whole_filter(sums, outputs // geometry.groups):
+        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
+    else:
+        lanes = pairs // outputs * geometry.groups * _whole_lanes(outputs // geometry.groups)
+        products = kept * lanes * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_TAP * sums)
     sides = [
         (inputs, [axis.size for axis in geometry.axes]),
         (outputs, [axis.out for axis in geometry.axes]),
     ]
-    transforms = sum(
-        batch * _whole_lanes(c) * transform_multiply_adds(n, geometry) for c, n in sides
-    )
-    if max(geometry.grid) > _LONG_GRID:
-        transforms *= 2  # The table is larger than the caches.
+    transforms = sum(batch * _whole_lanes(c) * _native_transform(n, geometry) for c, n in sides)
     moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
-    return (
-        _NATIVE_MULTIPLY * (9 * kept * batch * pairs * (4 if depthwise else 1) + transforms)
-        + _NATIVE_FILTER * kept * pairs
-        + _NATIVE_SAMPLE * moved
-        + _NATIVE_CALLS
-    )
+    return products + _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved + _NATIVE_CALLS
+
+
+def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
+    """Multiply-adds of one channel's transform, each axis by its table or fast."""
+    box = geometry.box
+    total = 0.0
+    for axis in reversed(range(len(box))):
+        parts = 2 if axis == len(box) - 1 else 4  # the last axis starts from real samples
+        line = parts * box[axis] * samples[axis]
+        line = min(line, parts / 4 * _fast_line(geometry.grid[axis]))
+        total += math.prod(samples[:axis]) * math.prod(box[axis + 1 :]) * line
+    return total
+
+
+def _fast_line(points: int) -> float:
+    """A fast transform in multiply-adds; infinite where the kernels have no radix for it."""
+    rest = points
+    for prime in _FAST_PRIMES:
+        while rest % prime == 0:
+            rest //= prime
+    if rest > 1:
+        return math.inf
+    return points * (_FAST_POINT + _FAST_PASS * max(1.0, math.log(points, _FAST_RADIX)))
 
 
 def _whole_lanes(channels: int) -> int:
     """Channels that are computed: whole vectors."""
-    return -(-channels // _LANES) * _LANES
+    return -(-channels // LANES) * LANES
+
+
+# Of XLA's own convolution on a CPU at its best, with every frequency kept.
+_DENSE_MULTIPLY = 0.015  # of one and two axes, with many channels
+_DENSE_MULTIPLY_3D = 0.022
+_DENSE_FEW_IN, _DENSE_FEW_OUT, _DENSE_GROUP = 3, 12, 96  # channels, of which it then does double
+_DENSE_SMALL_MAP = 20  # how much slower it is on a map smaller than the kernel
 
 
 def _exact(geometry: ConvGeometry, target: Target) -> float:
     """What a method must stay below to be surely no slower than XLA's own convolution."""
     rates = _rates(target)
-    rate = rates.dense
-    if target.platform == "cpu":
-        rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
     products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
-    return rates.sure * rate * _narrow(geometry, rates) * 3 * products * _pairs(geometry)
+    if target.platform == "cpu":
+        rate = _dense_rate(geometry) / math.prod(a.input_dilation for a in geometry.axes)
+    else:
+        rate = rates.dense * _narrow(geometry, rates)
+    return rates.sure * rate * 3 * products * _pairs(geometry)
+
+
+def _dense_rate(geometry: ConvGeometry) -> float:
+    """Nanoseconds of a multiply-add of XLA's own convolution on a CPU."""
+    inputs = geometry.in_features // geometry.groups
+    outputs = geometry.out_features // geometry.groups
+    rate = _DENSE_MULTIPLY_3D if len(geometry.axes) == 3 else _DENSE_MULTIPLY
+    if geometry.groups > 1:
+        rate *= max(1.0, _DENSE_GROUP / inputs)
+    else:
+        rate *= (1 + _DENSE_FEW_IN / inputs) * (1 + _DENSE_FEW_OUT / outputs)
+    small = any(axis.size < axis.taps for axis in geometry.axes)
+    return rate * (_DENSE_SMALL_MAP if small else 1)
 
 
 def transform_multiply_adds(samples: Sequence[int], geometry: ConvGeometry) -> int:

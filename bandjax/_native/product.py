@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,8 +30,22 @@ from bandjax._spectra.types import (
 )
 from bandjax._tables import tables
 
-# Beyond this, to sum the taps anew for each frequency costs more than a transform of the filter.
-_MANY_TAPS = 64
+LANES = 8  # output channels that the kernels compute at once, at least
+_MANY_SUMS = 28
+
+
+def sums_of_taps(taps: Sequence[int], kept: int) -> float:
+    """Multiply-adds that one coefficient of a filter's spectrum takes, summed from the taps.
+
+    The first axis, of ``kept`` frequencies, is summed for each frequency, the others before.
+    """
+    first, *others = taps
+    return first * (1 + math.prod(others) / kept)
+
+
+def whole_filter(sums: float, outputs: int) -> bool:
+    """Whether a transform of a whole group's filter costs less than so many sums."""
+    return sums * (-(-outputs // LANES) * LANES) > _MANY_SUMS * outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +84,14 @@ class NativeProductSpec:
         return attributes
 
     def transforms_filter(self, in_per_group: int, out: int) -> bool:
-        """Whether the filter's spectrum is transformed as a whole, for it has many taps.
+        """Whether the filter's spectrum is transformed as a whole, for to sum its taps is too much.
 
         Depthwise the kernel sums them for next to nothing.
         """
-        depthwise = in_per_group == 1 and out == self.groups
-        return math.prod(self.dft.shape) > _MANY_TAPS and not depthwise
+        outputs = out // self.groups
+        if in_per_group == outputs == 1:
+            return False
+        return whole_filter(sums_of_taps(self.dft.shape, self.dft.box[0]), outputs)
 
 
 @tables

@@ -65,6 +65,9 @@ def test_the_choice_depends_on_the_band():
     assert {choice(*shapes, band) for band in (HALF, QUARTER)} == {"direct", "dft"}
 
 
+TRANSPOSED = {"input_dilation": 2, "padding": 2}
+
+
 # The same with the native kernels, timed in the same way.
 @pytest.mark.parametrize(
     ("x_shape", "kernel_shape", "band", "options", "fastest"),
@@ -75,12 +78,19 @@ def test_the_choice_depends_on_the_band():
         ((32, 4, 4, 512), (3, 3, 512, 512), QUARTER, {}, "native"),
         ((32, 32, 32, 3), (3, 3, 3, 64), None, {}, "direct"),
         ((32, 32, 32, 3), (3, 3, 3, 64), HALF, {}, "native"),
-        ((8, 64, 64, 16), (3, 3, 16, 16), None, {}, "direct"),
+        ((8, 64, 64, 64), (3, 3, 64, 64), None, {}, "native"),
+        ((1, 256, 256, 32), (3, 3, 32, 32), None, {}, "direct"),
+        ((32, 2, 2, 512), (3, 3, 512, 512), None, {}, "native"),
+        ((4, 64, 64, 16), (16, 16, 16, 16), None, {}, "native"),
+        ((2, 16, 16, 16, 64), (4, 4, 4, 64, 1), None, TRANSPOSED, "direct"),
+        ((8, 16, 16, 64), (4, 4, 64, 64), None, TRANSPOSED, "direct"),
+        ((1, 32, 32, 32, 32), (3, 3, 3, 32, 1), None, {}, "native"),
+        ((4, 16000, 1), (1001, 1, 40), None, {}, "native"),
         ((16, 270, 256), (3, 256, 128), None, {}, "direct"),
         ((16, 270, 256), (3, 256, 128), HALF, {}, "native"),
         ((16, 1024, 64), (5, 64, 64), None, {}, "direct"),
         ((16, 1024, 64), (5, 64, 64), HALF, {}, "native"),
-        ((4, 4096, 64), (5, 64, 64), HALF, {}, "direct"),
+        ((4, 4096, 64), (5, 64, 64), HALF, {}, "native"),
         ((8, 56, 56, 64), (7, 7, 1, 64), HALF, {"feature_group_count": 64}, "native"),
         ((8, 56, 56, 64), (7, 7, 1, 64), None, {"feature_group_count": 64}, "native"),
         ((2, 32, 32, 32, 16), (3, 3, 3, 16, 16), None, {}, "native"),
