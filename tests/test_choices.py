@@ -51,7 +51,9 @@ def test_thinned_cases():
     assert cases[1].id == "two"
 
 
-@pytest.mark.parametrize(("seconds", "told"), thinned([pytest.param(0, True), pytest.param(600, False)]))
+@pytest.mark.parametrize(
+    ("seconds", "told"), thinned([pytest.param(0, True), pytest.param(600, False)])
+)
 def test_what_is_too_late_is_told(seconds, told):
     here = f"{Path(__file__)}::test_thinned_cases"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--seconds={seconds}"]

@@ -28,6 +28,7 @@ import numpy as np
 
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._native.product import LANES, sums_of_taps, whole_filter
+from bandjax._native.transform import fast_line
 from bandjax._spectra.precision import matrix_unit_precision
 from bandjax._spectra.types import Precision
 
@@ -223,8 +224,6 @@ _NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a wh
 _NATIVE_TABLE = 0.004  # one multiply-add of a transform
 _NATIVE_SAMPLE = 0.56  # one number that is moved
 _NATIVE_CALLS = 5.5e4
-# A fast transform of a line, in multiply-adds of a table: for each point, and each point and pass.
-_FAST_POINT, _FAST_PASS, _FAST_RADIX, _FAST_PRIMES = 6.0, 5.6, 7, (2, 3, 5, 7, 11, 13)
 
 
 def native_dft(geometry: ConvGeometry, target: Target) -> float:
@@ -254,21 +253,9 @@ def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
     total = 0.0
     for axis in reversed(range(len(box))):
         parts = 2 if axis == len(box) - 1 else 4  # the last axis starts from real samples
-        line = parts * box[axis] * samples[axis]
-        line = min(line, parts / 4 * _fast_line(geometry.grid[axis]))
-        total += math.prod(samples[:axis]) * math.prod(box[axis + 1 :]) * line
+        table, fast = parts * box[axis] * samples[axis], parts / 4 * fast_line(geometry.grid[axis])
+        total += math.prod(samples[:axis]) * math.prod(box[axis + 1 :]) * min(table, fast)
     return total
-
-
-def _fast_line(points: int) -> float:
-    """A fast transform in multiply-adds; infinite where the kernels have no radix for it."""
-    rest = points
-    for prime in _FAST_PRIMES:
-        while rest % prime == 0:
-            rest //= prime
-    if rest > 1:
-        return math.inf
-    return points * (_FAST_POINT + _FAST_PASS * max(1.0, math.log(points, _FAST_RADIX)))
 
 
 def _whole_lanes(channels: int) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,9 +49,21 @@ class NativeTransformSpec:
 
     @property
     def tables(self) -> tuple[np.ndarray, ...]:
-        """The folded table of every axis."""
+        """The folded table of every axis, without columns where the kernels do without it."""
         axes = range(len(self.dft.grid))
-        return tuple(_table(self.dft, axis, self.compute_dtype) for axis in axes)
+        return tuple(
+            np.zeros((2 * self.dft.modes[axis] + 1, 0), self.compute_dtype)
+            if _needs_no_table(self.dft, axis)
+            else folded_table(self.dft, axis, self.compute_dtype)
+            for axis in axes
+        )
+
+    def whole_tables(self, given: Sequence[jax.Array]) -> list[jax.Array]:
+        """The tables, of which those without columns are made here."""
+        return [
+            table if table.shape[1] else _table_in_program(self.dft, axis, table.dtype)
+            for axis, table in enumerate(given)
+        ]
 
     def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         """What tells the CPU's kernels of the tables, that they may transform without them."""
@@ -110,6 +124,7 @@ def _analysis_2d(spec: NativeTransformSpec) -> Operation:
 
     def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         x = x.astype(spec.compute_dtype)
+        table0, table1 = spec.whole_tables([table0, table1])
         re1, im1 = _matrix(table1, x.shape[2], box[1], half=True)
         re, im = (spec.einsum("vw,nhwc->vnhc", m, x) for m in (re1, im1))
         re0, im0 = _matrix(table0, x.shape[1], box[0])
@@ -131,6 +146,7 @@ def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
 
     def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
         re, im = re.astype(spec.compute_dtype), im.astype(spec.compute_dtype)
+        table0, table1 = spec.whole_tables([table0, table1])
         re0, im0 = _matrix(table0, shape[0], box[0])
         product = functools.partial(spec.einsum, "uh,uvnc->vnhc")
         re, im = product(re0, re) + product(im0, im), product(re0, im) - product(im0, re)
@@ -150,10 +166,11 @@ def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
 def _analysis_3d(spec: NativeTransformSpec) -> Operation:
     """Analysis of three axes: the CPU's kernel, or else one axis and then two."""
 
-    def by_axes(x: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+    def by_axes(x: jax.Array, *tables: jax.Array) -> Arrays:
         n, depth, *_, c = x.shape
+        table0, *others = spec.whole_tables(tables)
         first, rest = map(_analysis_2d, _split_first(spec))
-        planes = rest(x.reshape(n * depth, *x.shape[2:]), *tables)
+        planes = rest(x.reshape(n * depth, *x.shape[2:]), *others)
         lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
         one = jnp.ones((1, 1), table0.dtype)
         (a_re, a_im), (b_re, b_im) = (first(a, one, table0) for a in lines)
@@ -180,8 +197,9 @@ def _analysis_3d(spec: NativeTransformSpec) -> Operation:
 def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
     """Synthesis of three axes: the CPU's kernel, or else one axis and then two."""
 
-    def by_axes(re: jax.Array, im: jax.Array, table0: jax.Array, *tables: jax.Array) -> Arrays:
+    def by_axes(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[-2:]
+        table0, *others = spec.whole_tables(tables)
         first, rest = map(_synthesis_2d, _split_first(spec))
         one = jnp.ones((1, 1), table0.dtype)
         re, im = (a.astype(spec.compute_dtype).reshape(dft.box[0], -1, c) for a in (re, im))
@@ -195,7 +213,7 @@ def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
             )
             for part in (a_part, b_part)
         )
-        return (rest(*planes, *tables)[0].reshape(n, *dft.shape, c),)
+        return (rest(*planes, *others)[0].reshape(n, *dft.shape, c),)
 
     def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
         shape = (re.shape[-2], *dft.shape, re.shape[-1])
@@ -238,12 +256,60 @@ def _synthesise_batch(f: Operation, size: int, batched: list[bool], args: Arrays
 
 
 @tables
-def _table(dft: PartialDFT, axis: int, dtype: np.dtype[Any]) -> np.ndarray:
+def folded_table(dft: PartialDFT, axis: int, dtype: np.dtype[Any]) -> np.ndarray:
     """Cosines, then sines, for the first half of an axis: ``(2 U + 1, ceil(samples / 2))``."""
     limit = dft.modes[axis]
     half = -(-len(dft.points[axis]) // 2)
     matrix = dft.matrix(axis)[: limit + 1, :half]
     return np.concatenate([matrix.real, -matrix.imag[1:]]).astype(dtype)
+
+
+# A fast transform of a line, in multiply-adds of a table: for each point, and each point and pass.
+_FAST_POINT, _FAST_PASS, _FAST_RADIX, _FAST_PRIMES = 6.0, 5.6, 7, (2, 3, 5, 7, 11, 13)
+_LARGEST_TABLE = 1 << 18  # numbers
+_LONGEST_CIRCLE = (1 << 16) - 1  # whose phases are products below 2 ** 32
+
+
+def fast_line(points: int) -> float:
+    """A fast transform in multiply-adds; infinite where the kernels have no radix for it."""
+    if points < 2:
+        return math.inf
+    rest = points
+    for prime in _FAST_PRIMES:
+        while rest % prime == 0:
+            rest //= prime
+    if rest > 1:
+        return math.inf
+    return points * (_FAST_POINT + _FAST_PASS * max(1.0, math.log(points, _FAST_RADIX)))
+
+
+def _needs_no_table(dft: PartialDFT, axis: int) -> bool:
+    """Whether an axis has a large table, and the CPU's kernels a fast transform that is cheaper."""
+    grid, limit, points = dft.grid[axis], dft.modes[axis], dft.points[axis]
+    numbers = (2 * limit + 1) * len(points)
+    if numbers <= 2 * _LARGEST_TABLE or limit == 0 or max(grid, len(points)) > _LONGEST_CIRCLE:
+        return False
+    fast = fast_line(grid // math.gcd(grid, points.step))
+    return fast < numbers and jax.default_backend() == "cpu"
+
+
+def _table_in_program(dft: PartialDFT, axis: int, dtype: Any) -> jax.Array:
+    """What :func:`folded_table` returns, computed where it is needed."""
+    grid, limit, points = dft.grid[axis], dft.modes[axis], dft.points[axis]
+    shift = dft.shift[axis] if dft.shift else 0
+    count = -(-len(points) // 2)
+    # No array may be captured here. Twice the positions, modulo two turns, are integers.
+    circle, step = np.uint32(2 * grid), np.uint32(2 * points.step % (2 * grid))
+    first = np.uint32((2 * points.start + shift) % (2 * grid))
+    positions = (jnp.arange(count, dtype=jnp.uint32) * step % circle + first) % circle
+    u = jnp.arange(limit + 1, dtype=jnp.uint32)[:, None]
+    angle = (u * positions[None, :] % circle).astype(dtype) * np.asarray(np.pi / grid, dtype)[()]
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    if dft.inverse:
+        pairs = (u > 0) & (2 * u < grid) & (axis == len(dft.grid) - 1)
+        scale = jnp.where(pairs, 2 / grid, 1 / grid).astype(dtype)
+        cosine, sine = cosine * scale, sine * scale
+    return jnp.concatenate([cosine, sine[1:]])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -252,7 +318,7 @@ def analysis(spec: NativeTransformSpec, x: Float[Array, "N *spatial C"]) -> Inpu
     dft = spec.dft
     n, c = x.shape[0], x.shape[-1]
     if len(dft.grid) < 3:
-        inner = dataclasses.replace(spec, dft=_two_axes(dft))
+        inner = dataclasses.replace(spec, dft=two_axes(dft))
         spectrum = inner.analyse(x.reshape(n, *inner.dft.shape, c))
         re, im = (a.reshape(*dft.box, n, c) for a in spectrum)
         return re, im
@@ -266,7 +332,7 @@ def synthesis(spec: NativeTransformSpec, spectrum: InputSpectrum) -> Float[Array
     dft = spec.dft
     n, c = spectrum[0].shape[-2:]
     if len(dft.grid) < 3:
-        inner = dataclasses.replace(spec, dft=_two_axes(dft))
+        inner = dataclasses.replace(spec, dft=two_axes(dft))
         re, im = (a.reshape(*inner.dft.box, n, c) for a in spectrum)
         return inner.synthesise(re, im).reshape(n, *dft.shape, c)
     return spec.synthesise(*spectrum)
@@ -281,7 +347,7 @@ synthesis.defvjp(
 )
 
 
-def _two_axes(dft: PartialDFT) -> PartialDFT:
+def two_axes(dft: PartialDFT) -> PartialDFT:
     if len(dft.grid) == 2:
         return dft
     return dataclasses.replace(
@@ -307,7 +373,7 @@ def _split_first(spec: NativeTransformSpec) -> tuple[NativeTransformSpec, Native
         )
 
     between = spec.compute_dtype
-    first = NativeTransformSpec(_two_axes(part(slice(0, 1))), between, between, spec.precision)
+    first = NativeTransformSpec(two_axes(part(slice(0, 1))), between, between, spec.precision)
     rest = NativeTransformSpec(
         part(slice(1, 3), inverse=dft.inverse), spec.sample_dtype, between, spec.precision
     )

@@ -212,6 +212,7 @@ double FastCost(const AxisShape& shape) {
   return static_cast<double>(Length(shape)) * Cheapest(Length(shape), &known, &first);
 }
 double TableCost(const AxisShape& shape) {
+  if (shape.bare) return INFINITY;
   return kMultiply * static_cast<double>((2 * shape.limit + 1) * shape.samples);
 }
 

@@ -23,6 +23,7 @@ struct AxisShape {
   int64_t limit;    // U, the largest kept frequency
   bool half;        // whether frequencies 0 .. U are kept, and not -U .. U
   bool inverse;     // whether they carry the weights c_u / grid
+  bool bare = false;  // whether there is no table, so that the fast transform must be taken
 };
 
 // The smallest number of passes of the radices that the kernels have; empty where other primes are

@@ -12,6 +12,7 @@
 #include <functional>
 #include <initializer_list>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -102,18 +103,22 @@ bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
 }
 
 // One axis of a transform, from the sizes of samples, spectrum and table. The attributes `grid`,
-// `steps` and `inverse`, which are there together or not at all, tell what the table was made of.
+// `steps` and `inverse`, which are there together or not at all, tell what the table was made of. A
+// table without columns is left out: the axis has a fast transform.
 ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool half, int axis,
                     ffi::Dictionary attributes, AxisShape* shape) {
   const auto rows = table.dimensions();
   if (rows.size() != 2) return Invalid("a table must have 2 axes");
   const int64_t limit = rows[0] / 2;
-  if (samples < 1 || !HasShape(table, {2 * limit + 1, (samples + 1) / 2}) ||
+  const bool bare = rows[1] == 0;
+  if (samples < 1 || !HasShape(table, {2 * limit + 1, bare ? 0 : (samples + 1) / 2}) ||
       (half ? kept != limit + 1 : kept > 2 * limit + 1 || kept < std::max<int64_t>(1, 2 * limit))) {
     return Invalid("the tables do not fit the samples and the spectrum");
   }
-  *shape = {0, 0, samples, limit, half, false};
-  if (!attributes.contains("grid")) return ffi::Error::Success();
+  *shape = {0, 0, samples, limit, half, false, bare};
+  if (!attributes.contains("grid")) {
+    return bare ? Invalid("a table is needed without grid and steps") : ffi::Error::Success();
+  }
   const auto grid = attributes.get<ffi::Span<const int64_t>>("grid");
   const auto steps = attributes.get<ffi::Span<const int64_t>>("steps");
   const auto inverse = attributes.get<bool>("inverse");
@@ -126,6 +131,9 @@ ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool ha
       shape->step < 1 || shape->step > INT32_MAX ||
       (!half && kept != std::min(2 * limit + 1, shape->grid))) {
     return Invalid("grid and steps do not fit the kept frequencies");
+  }
+  if (bare && (limit == 0 || Radices(shape->grid / std::gcd(shape->grid, shape->step)).empty())) {
+    return Invalid("a table is needed where there is no fast transform");
   }
   return ffi::Error::Success();
 }

@@ -16,6 +16,14 @@ import pytest
 from calls import chosen, native
 
 import bandjax
+from bandjax._native.transform import (
+    NativeTransformSpec,
+    analysis,
+    folded_table,
+    synthesis,
+    two_axes,
+)
+from bandjax._spectra.partial_dft import PartialDFT
 
 pytestmark = [pytest.mark.thin(6), native]
 
@@ -181,6 +189,60 @@ def test_wrong_attributes(attributes, what):
         jax.block_until_ready(
             call(jnp.ones((1, 64, 64, 1)), *[jnp.ones((17, 32))] * 2, **attributes)
         )
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "what"),
+    [
+        (64, {}, "without grid and steps"),
+        (62, {"grid": [1, 62], "steps": [1, 1], "inverse": False}, "there is no fast transform"),
+    ],
+)
+def test_a_table_that_is_missed(size, more, what):
+    more = {k: np.array(v, np.int64) if k != "inverse" else v for k, v in more.items()}
+    part = jax.ShapeDtypeStruct((1, 9, 1, 1), jnp.float32)
+    call = jax.ffi.ffi_call("bandjax_analysis", (part, part))
+    x = jnp.ones((1, 1, size, 1))
+    with pytest.raises(Exception, match=what):
+        jax.block_until_ready(call(x, jnp.ones((1, 1)), jnp.ones((17, 0)), **more))
+
+
+LONG = {  # circles, limits and positions
+    "line": ((4096,), (1500,), (range(-3, 4001),)),
+    "dilated": ((4320,), (2160,), (range(5, 4100, 3),)),
+    "plane": ((1080, 1024), (540, 500), (range(1080), range(2, 1022))),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("name", LONG)
+def test_long_axes_have_no_table(name, inverse):
+    dft = PartialDFT(*LONG[name], inverse=inverse)
+    spec = NativeTransformSpec(dft.centred, np.dtype("float64"), np.dtype("float64"))
+    inner = spec if len(dft.grid) == 2 else dataclasses.replace(spec, dft=two_axes(spec.dft))
+    assert [t.shape[1] for t in inner.tables].count(0) == len(dft.grid)
+    for axis, made in enumerate(inner.whole_tables(list(map(jnp.asarray, inner.tables)))):
+        assert np.abs(made - folded_table(inner.dft, axis, np.dtype("float64"))).max() <= 1e-13
+    x = np.random.default_rng(0).normal(size=(1, *dft.shape, 2))
+    re, im = analysis(spec, jnp.asarray(x))
+    matrices = [spec.dft.matrix(axis) for axis in range(len(dft.grid))]
+    wanted = np.moveaxis(all_axes(matrices, x, back=False), 0, -2)
+    check(re, wanted.real, 1e-12)
+    check(im, wanted.imag, 1e-12)
+    back = all_axes(matrices, np.moveaxis(wanted, -2, 0), back=True).real
+    check(synthesis(spec, (re, im)), back, 1e-12)
+
+
+def test_a_long_series_is_compiled_without_a_large_constant():
+    x, kernel = jnp.ones((1, 16000, 1)), jnp.ones((1001, 1, 3))
+
+    def loss(x, kernel):
+        y = bandjax.band_conv(x, kernel, method="dft", implementation="native")
+        return jnp.sum(y * y)
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).as_text()
+    assert len(text) < 2**20
 
 
 LAYERS = {
