@@ -36,8 +36,7 @@ def band_limited(
                 convolve = functools.partial(
                     bandjax.band_conv,
                     band=parse_band(label)[1],
-                    padding=layer.padding,
-                    feature_group_count=layer.groups,
+                    **layer.arguments,
                     method=method,
                     implementation=None if implementation == "auto" else implementation,
                     precision=precision,
@@ -79,8 +78,9 @@ def dense(
             return jax.lax.conv_general_dilated(
                 x,
                 kernel,
-                (1,) * len(pads),
+                (layer.strides,) * len(pads),
                 padding,
+                lhs_dilation=(layer.input_dilation,) * len(pads),
                 dimension_numbers=(numbers, kernel_numbers, numbers),
                 feature_group_count=layer.groups,
                 precision=precision,

@@ -9,14 +9,14 @@ from experiments.benchmarks.candidates import Arrays
 
 
 def reference(arrays: Arrays, geometry: bandjax.ConvGeometry) -> tuple[np.ndarray, ...]:
-    """Output and both gradients of a band-limited convolution of stride 1.
+    """Output and both gradients of a band-limited convolution.
 
     The circle's convolution theorem, with FFTs on the whole grid and a mask. Nothing is JAX's and
     nothing but the geometry is bandjax's.
 
     Args:
         arrays: channels last; computed in float64 whatever their type.
-        geometry: grid, band and padding. One group, or a depthwise layer.
+        geometry: grid, band, padding, strides, dilation of the input, and groups.
 
     Returns:
         ``(y, dx, dw)``, channels last.
@@ -26,26 +26,28 @@ def reference(arrays: Arrays, geometry: bandjax.ConvGeometry) -> tuple[np.ndarra
     spatial = tuple(range(1, rank + 1))
     taps = tuple(range(rank))
     mask = _mask(geometry)
-    depthwise = geometry.groups > 1
+    groups = geometry.groups
 
-    # The outputs' positions, on the circle: the first one lies the padding before the samples.
-    out = np.ix_(*((np.arange(a.out) - a.padding[0]) % a.grid for a in axes))
+    # Positions on the circle: the first output lies the padding before the first sample.
+    out = np.ix_(*((np.arange(a.out) * a.stride - a.padding[0]) % a.grid for a in axes))
+    into = np.ix_(*(np.arange(a.size) * a.input_dilation for a in axes))
+    x = np.zeros((len(arrays.x), *grid, arrays.x.shape[-1]))
+    x[:, *into] = arrays.x
     ct = np.zeros((len(arrays.ct), *grid, arrays.ct.shape[-1]))
     ct[:, *out] = arrays.ct
 
     # (frequencies, batch or taps' input channels, channels), the kept frequencies alone
-    X = _kept(np.fft.rfftn(arrays.x.astype(np.float64), grid, spatial), mask)
+    X = _kept(np.fft.rfftn(x, grid, spatial), mask)
     C = _kept(np.fft.rfftn(ct, grid, spatial), mask)
     W = np.fft.rfftn(arrays.kernel.astype(np.float64), grid, taps)[mask]
-    if depthwise:
-        Y, dX, dW = X * W.conj(), C * W, np.sum(X * C.conj(), 1, keepdims=True)
-    else:
-        Y, dX = X @ W.conj(), C @ W.swapaxes(1, 2)
-        dW = X.swapaxes(1, 2) @ C.conj()
+    Xs, Cs, Ws = (np.split(a, groups, -1) for a in (X, C, W))
+    Y = np.concatenate([x @ w.conj() for x, w in zip(Xs, Ws, strict=True)], -1)
+    dX = np.concatenate([c @ w.swapaxes(1, 2) for c, w in zip(Cs, Ws, strict=True)], -1)
+    dW = np.concatenate([x.swapaxes(1, 2) @ c.conj() for x, c in zip(Xs, Cs, strict=True)], -1)
 
     y = _samples(Y.swapaxes(0, 1), mask, grid)[:, *out]
     dx = _samples(dX.swapaxes(0, 1), mask, grid)
-    dx = dx[:, *(slice(a.size) for a in axes)]
+    dx = dx[:, *into]
     # For a kernel the frequencies come first; an axis in front makes it like the others.
     dw = _samples(dW[None].reshape(1, len(dW), -1), mask, grid)[0]
     dw = dw[tuple(slice(a.taps) for a in axes)].reshape(arrays.kernel.shape)

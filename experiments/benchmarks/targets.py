@@ -64,6 +64,37 @@ FIRST = ("stage1",)
 STEP = ("resnet18",)
 
 TARGETS: tuple[Target, ...] = (
+    *(
+        Target(f"{name}, train, {share}: against torch", "each", bound, (name,), band, "torch")
+        for name, bounds in (
+            ("map64", (1, 2, 3)),
+            ("map128", (1, 2, 3)),
+            ("map256", (1, 2, 3)),
+            ("map512", (1, 1.5, 2)),
+            ("volume64", (1, 2, 2)),
+            ("volume96", (1, 2, 3.5)),
+        )
+        for share, band, bound in zip(
+            ("exact", "50 %", "75 %"), ("none", HALF, QUARTER), bounds, strict=True
+        )
+    ),
+    *(
+        Target(f"{name}, train, exact: against lax", "each", bound, (name,), "none")
+        for name, bound in (
+            ("up-3d", 20),
+            ("up-3d-to-one", 0.95),
+            ("up-2d", 0.95),
+            ("up-1d", 3),
+            ("grouped", 50),
+            ("depthwise3", 6),
+            ("taps100", 3),
+            ("taps1001", 0.95),
+            ("taps16x16", 0.95),
+            ("to-one-3d", 0.95),
+            ("small-map", 0.95),
+        )
+    ),
+    Target("stem, train, 50 %: against lax", "each", 0.95, ("stem",)),
     Target("stages, batch 128, train, 50 %: mean against lax", "mean", 6, STAGES),
     Target("stages, batch 128, train, 75 %: mean against lax", "mean", 9, STAGES, QUARTER),
     Target("stages, batch 128, train, 50 %: no stage below", "each", 3.5, STAGES),

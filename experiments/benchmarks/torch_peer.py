@@ -45,7 +45,13 @@ def prepare(device: str, precision: str) -> torch.device:
 def dense(
     layer: Layer, arrays: Arrays, direction: str, device: torch.device
 ) -> Iterator[Candidate]:
-    """``conv1d``, ``conv2d`` or ``conv3d`` in both memory formats."""
+    """``conv1d``, ``conv2d`` or ``conv3d`` in both memory formats.
+
+    Raises:
+      UserError: a transposed layer, which they do not have.
+    """
+    if layer.input_dilation > 1:
+        raise UserError(f"{layer.name}: PyTorch is not timed on transposed layers")
     axes = layer.geometry().axes
     rank = len(axes)
     convolution = getattr(functional, f"conv{rank}d")
@@ -53,13 +59,14 @@ def dense(
     even = all(low == high for low, high in pads) and layer.padding != "CIRCULAR"
     # The last axis comes first.
     widths = [width for pair in reversed(pads) for width in pair]
+    options = {"stride": layer.strides, "groups": layer.groups}
     mode = "circular" if layer.padding == "CIRCULAR" else "constant"
 
     def convolve(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         if even:
             padding = tuple(low for low, _ in pads)
-            return convolution(x, kernel, padding=padding, groups=layer.groups)
-        return convolution(functional.pad(x, widths, mode=mode), kernel, groups=layer.groups)
+            return convolution(x, kernel, **options, padding=padding)
+        return convolution(functional.pad(x, widths, mode=mode), kernel, **options)
 
     for name, formats in FORMATS.items():
         if rank not in formats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import bandjax
 from experiments.settings.bands import parse_band, parse_fixed_band
@@ -17,7 +17,7 @@ NETWORK_PEERS = ("flax", "torch")
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution of stride 1.
+    """One convolution.
 
     Attributes:
         name: for the command line and the tables.
@@ -27,8 +27,10 @@ class Layer:
         taps: of the kernel.
         inputs: channels of the input.
         outputs: channels of the output.
-        groups: feature groups: one, or as many as channels (a depthwise layer).
+        groups: feature groups.
         padding: as in ``bandjax.band_conv``.
+        strides: of every axis.
+        input_dilation: of every axis; above one, a transposed convolution.
         bands: to time, as :func:`experiments.settings.bands.parse_band` reads them.
         peers: to time, unless others are asked for.
         without: why the other peers are not timed by themselves.
@@ -42,7 +44,9 @@ class Layer:
     inputs: int
     outputs: int
     groups: int = 1
-    padding: str = "SAME"
+    padding: str | int = "SAME"
+    strides: int = 1
+    input_dilation: int = 1
     bands: tuple[str, ...] = ("none", "compression=0.5", "compression=0.75")
     peers: tuple[str, ...] = LAYER_PEERS
     without: str = ""
@@ -59,8 +63,18 @@ class Layer:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """``(batch, *size, outputs)``; SAME and CIRCULAR keep the size."""
-        return (self.batch, *self.size, self.outputs)
+        """``(batch, *size_out, outputs)``."""
+        return (self.batch, *(axis.out for axis in self.geometry().axes), self.outputs)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of ``bandjax.band_conv``."""
+        return {
+            "padding": self.padding,
+            "strides": self.strides,
+            "input_dilation": self.input_dilation,
+            "feature_group_count": self.groups,
+        }
 
     @property
     def multiply_adds(self) -> int:
@@ -75,17 +89,24 @@ class Layer:
             self.input_shape,
             self.kernel_shape,
             band,
-            padding=self.padding,
-            feature_group_count=self.groups,
             grid=grid,
+            **self.arguments,
         )
 
     def about(self) -> str:
         """One line for a person."""
-        kind = "depthwise" if self.groups > 1 else f"{self.inputs}→{self.outputs} channels"
         size, taps = ("×".join(map(str, lengths)) for lengths in (self.size, self.taps))
-        channels = f" × {self.inputs}" if self.groups > 1 else ""
-        return f"{taps}, {kind}, on {size}{channels}, {self.padding}, batch {self.batch}"
+        depthwise = self.groups == self.inputs == self.outputs > 1
+        parts = [taps, "depthwise" if depthwise else f"{self.inputs}→{self.outputs} channels"]
+        if self.groups > 1 and not depthwise:
+            parts.append(f"{self.groups} groups")
+        if self.strides > 1:
+            parts.append(f"stride {self.strides}")
+        if self.input_dilation > 1:
+            parts.append(f"transposed by {self.input_dilation}")
+        parts.append(f"on {size} × {self.inputs}" if depthwise else f"on {size}")
+        padding = f"padding {self.padding}" if isinstance(self.padding, int) else self.padding
+        return ", ".join([*parts, padding, f"batch {self.batch}"])
 
 
 @dataclass(frozen=True)
@@ -143,6 +164,43 @@ def _depthwise() -> list[Workload]:
     ]
 
 
+def _maps() -> list[Workload]:
+    peers, without = ("lax", "torch"), "the composition of jnp.fft takes minutes"
+    sizes = ((8, 64, 64), (8, 128, 32), (2, 256, 32), (1, 512, 16))
+    layers = [
+        Layer(f"map{s}", "maps", n, (s, s), (3, 3), c, c, peers=peers, without=without)
+        for n, s, c in sizes
+    ]
+    volumes = [
+        Layer(f"volume{s}", "volumes", 1, (s,) * 3, (3,) * 3, c, c, peers=peers, without=without)
+        for s, c in ((64, 16), (96, 32))
+    ]
+    return [*layers, *volumes]
+
+
+def _users() -> list[Workload]:
+    """Layers that users of JAX have reported to be slow."""
+    common: dict[str, Any] = {
+        "peers": ("lax",),
+        "without": "the question is whether to leave the dense convolution",
+    }
+    up = {"padding": 2, "input_dilation": 2, **common}
+    return [
+        Layer("up-3d", "users", 2, (16,) * 3, (4,) * 3, 64, 64, **up),
+        Layer("up-3d-to-one", "users", 2, (16,) * 3, (4,) * 3, 64, 1, **up),
+        Layer("up-2d", "users", 8, (16, 16), (4, 4), 64, 64, **up),
+        Layer("up-1d", "users", 8, (512,), (16,), 64, 64, padding=11, input_dilation=8, **common),
+        Layer("grouped", "users", 16, (32, 32), (3, 3), 64, 64, groups=8, **common),
+        Layer("depthwise3", "users", 16, (32, 32), (3, 3), 64, 64, groups=64, **common),
+        Layer("taps100", "users", 8, (1024,), (100,), 32, 32, **common),
+        Layer("taps1001", "users", 4, (16000,), (1001,), 1, 40, **common),
+        Layer("taps16x16", "users", 4, (64, 64), (16, 16), 16, 16, **common),
+        Layer("stem", "users", 8, (112, 112), (7, 7), 3, 64, strides=2, **common),
+        Layer("to-one-3d", "users", 1, (32,) * 3, (3,) * 3, 32, 1, **common),
+        Layer("small-map", "users", 32, (2, 2), (3, 3), 512, 512, **common),
+    ]
+
+
 _FNO = Layer(
     "fno",
     "fno",
@@ -162,6 +220,8 @@ WORKLOADS: tuple[Workload, ...] = (
     *_stages("stages-32", "-32", 32),
     *_fcn(),
     *_depthwise(),
+    *_maps(),
+    *_users(),
     Layer("volume", "volume", 4, (32, 32, 32), (3, 3, 3), 32, 32),
     _FNO,
     Network("resnet18", "resnet18", 128),
@@ -172,6 +232,9 @@ GROUPS = {
     "stages-32": "the same, batch 32",
     "fcn": "layers of the fully convolutional network on long and short time series",
     "depthwise": "depthwise layers with small and large kernels",
+    "maps": "3×3 layers on large maps",
+    "volumes": "3×3×3 layers on large volumes",
+    "users": "layers that users of JAX have reported to be slow",
     "volume": "a three-dimensional layer",
     "fno": "a periodic layer as in a Fourier neural operator: a kernel of its map's size, 12 modes",
     "resnet18": "a whole training step of ResNet-18 (3×3 stem, no max pooling)",
