@@ -8,6 +8,7 @@ from experiments.data._dataset import Arrays as Arrays
 from experiments.data._dataset import Dataset as Dataset
 from experiments.data._dataset import Source as Source
 from experiments.data._dataset import StoredDataset as StoredDataset
+from experiments.data.cbf import load_cbf
 from experiments.data.cifar10 import load_cifar10
 from experiments.data.cifar100 import load_cifar100
 from experiments.data.digits import load_digits
@@ -15,7 +16,7 @@ from experiments.data.tfds import PREFIX, load_tfds
 from experiments.data.ucr import load_ucr
 from experiments.settings.errors import UserError
 
-NAMES = "digits, ucr:NAME, cifar10, cifar100, tfds:NAME"
+NAMES = "digits, cbf:SEED, ucr:NAME, cifar10, cifar100, tfds:NAME"
 _CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
 
 
@@ -25,22 +26,26 @@ def load(
     """Load a data set.
 
     Args:
-        name: ``digits`` (8x8 images, part of scikit-learn), ``ucr:NAME`` (a set of the UCR time
-            series archive), ``cifar10``, ``cifar100``, or ``tfds:NAME`` (images of
+        name: ``digits`` (8x8 images, part of scikit-learn), ``cbf:SEED`` (generated time series),
+            ``ucr:NAME`` (a set of the UCR time series archive; ``ucr:NAME:halves`` its training
+            file alone, split in two), ``cifar10``, ``cifar100``, or ``tfds:NAME`` (images of
             tensorflow-datasets).
         data_dir: the folder with the unpacked official archives, or that with the sets that
-            ``tfds build`` has prepared; digits needs none.
-        image_size: height and width to which images of tensorflow-datasets are cut.
+            ``tfds build`` has prepared; digits and cbf need none.
+        image_size: height and width to which images of tensorflow-datasets are cut, or digits
+            enlarged.
 
     Raises:
         UserError: no such set, its files are missing, truncated or damaged, or ``image_size`` is
             not for it.
     """
     kind, _, member = name.partition(":")
-    if image_size is not None and not name.startswith(PREFIX):
-        raise UserError(f"image_size is for data sets {PREFIX}NAME alone, not for {name}")
+    if image_size is not None and not name.startswith((PREFIX, "digits")):
+        raise UserError(f"image_size is for digits and {PREFIX}NAME alone, not for {name}")
     if name == "digits":
-        return load_digits()
+        return load_digits(image_size)
+    if kind == "cbf" and member:
+        return load_cbf(member)
     if not (name in _CIFAR or (kind in ("ucr", "tfds") and member)):
         raise UserError(f"unknown data set {name!r}; known: {NAMES}")
     if data_dir is None:

@@ -23,6 +23,7 @@ FOLDERS = (
     ".",
 )
 SUFFIXES = (".tsv", ".ts", "")
+HALVES = "halves"
 
 
 def load_ucr(name: str, data_dir: Path) -> Dataset:
@@ -39,6 +40,10 @@ def load_ucr(name: str, data_dir: Path) -> Dataset:
     they are; where the training series are not (mean 0, standard deviation 1), every series of the
     set is z-normalised here.
 
+    ``NAME:halves`` reads the training file alone, and tests on every other series of each class,
+    in the file's order: for a set whose test file is not at hand. Its accuracies are not those of
+    the archive's split.
+
     Returns:
         Series of shape ``(length, 1)``.
 
@@ -47,10 +52,15 @@ def load_ucr(name: str, data_dir: Path) -> Dataset:
             unequal length, is not of the published size where that is known, or the test labels
             are not among the training labels.
     """
-    if not re.fullmatch(r"\w+", name):  # the name becomes part of a path
-        raise UserError(f"UCR set {name!r}: a name consists of letters and digits")
-    stem, suffix = _find(name, data_dir)
-    train, test = (_read(stem, part, suffix) for part in ("TRAIN", "TEST"))
+    stem_name, _, part_of_it = name.partition(":")
+    # The name becomes part of a path.
+    if not re.fullmatch(r"\w+", stem_name) or part_of_it not in ("", HALVES):
+        raise UserError(
+            f"UCR set {name!r}: a name consists of letters and digits, and :{HALVES} may follow"
+        )
+    stem, suffix = _find(stem_name, data_dir)
+    train = _read(stem, "TRAIN", suffix)
+    train, test = _halves(train) if part_of_it else (train, _read(stem, "TEST", suffix))
     if train.values.shape[1] != test.values.shape[1]:
         raise UserError(
             f"UCR set {name!r}: training series have length {train.values.shape[1]}, "
@@ -137,6 +147,17 @@ def _read(stem: Path, part: str, suffix: str) -> Series:
             "or not the official one"
         )
     return series
+
+
+def _halves(series: Series) -> tuple[Series, Series]:
+    """The first, third, ... series of each class, and the second, fourth, ..."""
+    labels = np.array(series.labels)
+    second = np.zeros(len(labels), bool)
+    for label in set(series.labels):
+        second[np.flatnonzero(labels == label)[1::2]] = True
+    rows = np.flatnonzero(~second), np.flatnonzero(second)
+    one, other = (Series([series.labels[i] for i in of], series.values[of]) for of in rows)
+    return one, other
 
 
 def _told(shape: tuple[int, ...]) -> str:

@@ -143,17 +143,28 @@ def percentiles(errors: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def measure(options: Options, console: Console) -> Record:
-    """All curves, as they are recorded."""
+def measure(options: Options, console: Console, images: np.ndarray | None = None) -> Record:
+    """All curves, as they are recorded.
+
+    Args:
+        options: of the command line.
+        console: where progress is shown.
+        images: others than the first test images of CIFAR-10, ``(images, 32, 32, 3)``, scaled as
+            ``options.pixels`` says.
+
+    Raises:
+        UserError: an option or a data file is not usable.
+    """
     if options.images < 1 or options.step < 1:
         raise UserError(
             f"need --images >= 1 and --step >= 1, got {options.images} and {options.step}"
         )
-    images = data.load("cifar10", options.data_dir).x_test[: options.images]
+    if images is None:
+        images = data.load("cifar10", options.data_dir).x_test[: options.images]
+        if options.pixels == "raw":
+            images = images * DEVIATION + MEAN
     if len(images) < options.images:
         raise UserError(f"--images {options.images}: the test set has {len(images)}")
-    if options.pixels == "raw":
-        images = images * DEVIATION + MEAN
     counts = {name: counts_of(name, options.step) for name in PAPER}
     key = jax.random.key(options.seed)
     gathered: dict[str, list[np.ndarray]] = {}

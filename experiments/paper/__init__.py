@@ -1,0 +1,1 @@
+"""The paper's figures and tables, one command each, beside the paper's own numbers."""
