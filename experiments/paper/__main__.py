@@ -52,7 +52,8 @@ class Options:
     official archives unpack. Smoke needs none: it trains on digits and generated series."""
     budget: Budget = "cpu"
     """full: the paper's settings, for a GPU; cpu: what two cores do in hours, with fewer epochs;
-    smoke: minutes for all, too short to tell anything but that it runs."""
+    short: what they do in minutes to an hour; smoke: minutes for all, too short to tell anything
+    but that it runs."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for records, pictures and the page; by default experiments/results/paper, of smoke
     runs/paper/smoke."""

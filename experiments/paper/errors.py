@@ -13,7 +13,7 @@ from bandjax import spectral
 from experiments import data
 from experiments.data.cifar10 import DEVIATION, MEAN
 from experiments.figures import fft_approximation
-from experiments.paper.item import Claim, Context, Item, Row, Verdict, percent, word_of
+from experiments.paper.item import BUDGETS, Claim, Context, Item, Row, Verdict, percent, word_of
 from experiments.paper.pictures import panels
 from experiments.paper.spectra import photograph
 from experiments.settings.records import Record
@@ -179,7 +179,7 @@ BATCH_ITEM = Item(
         "A convolution of a batch against PyTorch's. Ours: 32 CIFAR-10 images, 64 Glorot filters "
         "of 3x3x3, padding SAME, against jax.lax."
     ),
-    costs={"full": "seconds", "cpu": "seconds", "smoke": "seconds"},
+    costs=dict.fromkeys(BUDGETS, "seconds"),
     measure=measure_batch,
     draw=draw_batch,
     judge=judge_batch,
@@ -192,7 +192,7 @@ ONE_ITEM = Item(
         "One CIFAR-10 image, one Glorot filter of 5x5x3, grid 59x59, coefficients dropped from the "
         "high end (lead) or the smallest first (top). Ours: 100 images, each with its own filter."
     ),
-    costs={"full": "a minute", "cpu": "a minute", "smoke": "seconds"},
+    costs={**dict.fromkeys(BUDGETS, "some minutes"), "smoke": "seconds"},
     measure=measure_one,
     draw=fft_approximation.draw,
     judge=judge_one,

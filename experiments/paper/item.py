@@ -11,8 +11,8 @@ from rich.console import Console
 from experiments.paper.store import Job, Store
 from experiments.settings.records import Record
 
-Budget = Literal["full", "cpu", "smoke"]
-BUDGETS: tuple[Budget, ...] = ("full", "cpu", "smoke")  # the most first
+Budget = Literal["full", "cpu", "short", "smoke"]
+BUDGETS: tuple[Budget, ...] = ("full", "cpu", "short", "smoke")  # the most first
 Answer = Literal["yes", "no", "not told apart", "not tested"]
 SMOKE_SIZE = 32
 """Height and width of the digits that take the place of CIFAR's images."""

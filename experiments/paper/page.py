@@ -13,6 +13,7 @@ from experiments.settings.records import Record
 _BUDGET_NAMES = {
     "full": "the paper's settings",
     "cpu": "the CPU budget",
+    "short": "the short budget, until that of the CPU was run",
     "smoke": "smoke: minutes, on stand-ins for the data, too short to tell",
 }
 _INTRODUCTION = """# The paper, figure by figure
@@ -22,8 +23,8 @@ of the supplement is remade by one command, `python -m experiments.paper FIGURE 
 `FIGURE` as in the first column; `--list` tells cost and state of each.
 
 The budgets are `full` (the paper's settings, for a GPU), `cpu` (fewer epochs, one-cycle schedules;
-each caption says how) and `smoke` (minutes, on data that packages ship). Shown is the largest that
-was run.
+hours on two cores), `short` (fewer still; minutes to an hour) and `smoke` (seconds to a minute, on
+data that packages ship); each caption tells the epochs. Shown is the largest that was run.
 """
 
 

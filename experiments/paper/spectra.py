@@ -12,7 +12,7 @@ import bandjax
 from bandjax import spectral
 from experiments import data
 from experiments.data.cifar10 import DEVIATION, MEAN
-from experiments.paper.item import Budget, Claim, Context, Item, Row, Verdict, word_of
+from experiments.paper.item import BUDGETS, Claim, Context, Item, Row, Verdict, word_of
 from experiments.paper.pictures import panels
 from experiments.settings.records import Record
 
@@ -190,11 +190,6 @@ def _decreases(channel: np.ndarray) -> bool:
     return bool((np.diff(rings) < 0).all())
 
 
-def no_jobs(_: Budget) -> list[Any]:
-    """Nothing is trained."""
-    return []
-
-
 ITEM = Item(
     name="heatmaps",
     figures=("6", "7"),
@@ -204,7 +199,7 @@ ITEM = Item(
         "photograph and its spectrum with half of the coefficients, in dB. Ours: the photograph "
         f"{PHOTO} that scikit-learn ships."
     ),
-    costs={"full": "seconds", "cpu": "seconds", "smoke": "seconds"},
+    costs=dict.fromkeys(BUDGETS, "seconds"),
     measure=measure,
     draw=draw,
     judge=judge,
