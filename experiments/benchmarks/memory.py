@@ -44,8 +44,8 @@ class Options:
     """
 
     networks: tuple[str, ...] = tuple(TASKS)
-    """resnet18, densenet121 (growth 12), fcn (270 samples), fcn-long (16,384), unet3d (32x32x32),
-    resnet50 (224x224)."""
+    """resnet18, resnet18-pool (with the paper's pooling), densenet121 (growth 12), fcn (270
+    samples), fcn-long (16,384), unet3d (32x32x32), resnet50 (224x224)."""
     bands: tuple[str, ...] = (DENSE, "compression=0.5", "compression=0.75", "compression=0.9")
     """none (Flax's own convolutions), compression=RATE or modes=U[,U..]."""
     variants: tuple[str, ...] = tuple(VARIANTS)

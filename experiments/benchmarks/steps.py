@@ -46,6 +46,7 @@ class Task:
 _jit = jax.jit  # In one place, so that tests can compile with less effort.
 TASKS = {
     "resnet18": Task(ResNet, (32, 32, 3), 10, 32),
+    "resnet18-pool": Task(functools.partial(ResNet, stem_pool=True), (32, 32, 3), 10, 32),
     "densenet121": Task(functools.partial(DenseNet, growth=12), (32, 32, 3), 10, 32),
     "resnet50": Task(resnet50, (224, 224, 3), 1000, 8),
     "fcn": Task(FCN, (270, 1), 50, 16),

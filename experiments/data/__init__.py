@@ -10,14 +10,18 @@ from experiments.data._dataset import Source as Source
 from experiments.data._dataset import StoredDataset as StoredDataset
 from experiments.data.cbf import load_cbf
 from experiments.data.cifar10 import load_cifar10
-from experiments.data.cifar100 import load_cifar100
+from experiments.data.cifar100 import load_cifar100, load_first_of_cifar100
 from experiments.data.digits import load_digits
 from experiments.data.tfds import PREFIX, load_tfds
 from experiments.data.ucr import load_ucr
 from experiments.settings.errors import UserError
 
-NAMES = "digits, cbf:SEED, ucr:NAME, cifar10, cifar100, tfds:NAME"
-_CIFAR = {"cifar10": load_cifar10, "cifar100": load_cifar100}
+NAMES = "digits, cbf:SEED, ucr:NAME, cifar10, cifar100, cifar100:first20000, tfds:NAME"
+_CIFAR = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "cifar100:first20000": load_first_of_cifar100,
+}
 
 
 def load(
@@ -28,8 +32,8 @@ def load(
     Args:
         name: ``digits`` (8x8 images, part of scikit-learn), ``cbf:SEED`` (generated time series),
             ``ucr:NAME`` (a set of the UCR time series archive; ``ucr:NAME:halves`` its training
-            file alone, split in two), ``cifar10``, ``cifar100``, or ``tfds:NAME`` (images of
-            tensorflow-datasets).
+            file alone, split in two), ``cifar10``, ``cifar100`` (``cifar100:first20000`` its
+            first training images alone), or ``tfds:NAME`` (images of tensorflow-datasets).
         data_dir: the folder with the unpacked official archives, or that with the sets that
             ``tfds build`` has prepared; digits and cbf need none.
         image_size: height and width to which images of tensorflow-datasets are cut, or digits

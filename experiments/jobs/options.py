@@ -54,19 +54,21 @@ class Options:
 
     model: str = "cnn"
     """The network: cnn, lenet (images of at least 16x16), resnet8, resnet20, resnet18,
-    resnet18-pool (with the paper's pooling after the stem), resnet50, densenet121 or densenet121-12
-    (growth 12), all for images; or fcn (time series). resnet50 and densenet121 have the stem for
-    ImageNet."""
+    resnet18-pool (with the paper's pooling after the stem), resnet50, densenet121, densenet121-12
+    (growth 12) or densenet13-12 (a layer in each block), all for images; or fcn (time series).
+    resnet50 and densenet121 have the stem for ImageNet."""
     data: str = "digits"
-    """The data set: digits (part of scikit-learn), ucr:NAME (UCR archive), cifar10, cifar100, or
-    tfds:NAME (images from tensorflow-datasets, such as tfds:imagenet2012), which
-    'tfds build NAME --file_format=array_record --data_dir=DIR' prepares."""
+    """The data set: digits (part of scikit-learn), cbf:SEED (generated time series), ucr:NAME (UCR
+    archive; ucr:NAME:halves: its training file alone, split in two), cifar10, cifar100
+    (cifar100:first20000: its first training images), or tfds:NAME (images from tensorflow-datasets,
+    such as tfds:imagenet2012), which 'tfds build NAME --file_format=array_record --data_dir=DIR'
+    prepares."""
     data_dir: Annotated[Path | None, _optional("DIR", "none")] = None
     """Folder that holds UCRArchive_2018/, UCR_TS_Archive_2015/, Univariate_ts/ (or a set's folder
     itself), cifar-10-batches-py/ or cifar-100-python/, as the official archives unpack; or the
     folder of tensorflow-datasets."""
     image_size: Annotated[int | None, _optional("INT", "224 where they have no common size")] = None
-    """Height and width to which the images of tfds:NAME are cut."""
+    """Height and width to which the images of tfds:NAME are cut, or digits enlarged."""
     band: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BAND...", help=_BANDS)] = (
         "none",
         "compression=0.5",

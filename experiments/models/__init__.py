@@ -31,6 +31,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "resnet50": resnet50,  # the stem for ImageNet
     "densenet121": functools.partial(DenseNet, stem="imagenet"),
     "densenet121-12": functools.partial(DenseNet, growth=12),  # the stem for CIFAR, as the paper's
+    "densenet13-12": functools.partial(DenseNet, growth=12, blocks=(1, 1, 1, 1)),  # to try things
 }
 WITHOUT_BLOCKS = {"lenet"}
 

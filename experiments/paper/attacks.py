@@ -24,9 +24,7 @@ try:
         from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
         from foolbox.distances import Distance, l2
 except ImportError as error:
-    raise UserError(
-        "attacks on networks need foolbox: pip install 'bandjax[paper]'"
-    ) from error
+    raise UserError("attacks on networks need foolbox: pip install 'bandjax[paper]'") from error
 
 
 class Network(foolbox.JAXModel):  # type: ignore[misc]
@@ -169,9 +167,7 @@ class LocalSearch(MinimizationAttack):  # type: ignore[misc]
             candidates = {n: candidates[n] for n in left[right]}
         return restore(ep.astensor(jnp.asarray(images)))
 
-    def _best(
-        self, model: Any, image: np.ndarray, label: int, places: np.ndarray
-    ) -> np.ndarray:
+    def _best(self, model: Any, image: np.ndarray, label: int, places: np.ndarray) -> np.ndarray:
         """Which of the places lower the probability of the right class most."""
         tried = np.repeat(image[None], len(places), 0)
         rows = np.arange(len(places))
@@ -242,7 +238,14 @@ ATTACKS = (
         lambda _: foolbox.attacks.L2AdditiveGaussianNoiseAttack(),
         size=lambda epsilon, values: epsilon * values**0.5,
     ),
-    Attack("blur", "standard deviation, pixels", (0.25, 0.5, 0.75, 1.0, 1.5, 2.0), False, _blur, each=True),
+    Attack(
+        "blur",
+        "standard deviation, pixels",
+        (0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
+        False,
+        _blur,
+        each=True,
+    ),
     Attack(
         "contrast",
         "Euclidean distance towards grey",
@@ -267,7 +270,11 @@ ATTACKS = (
         images=0.5,
     ),
     Attack(
-        "local search", "pixels changed", (5, 10, 20, 30, 50), False, lambda _: LocalSearch(10),
+        "local search",
+        "pixels changed",
+        (5, 10, 20, 30, 50),
+        False,
+        lambda _: LocalSearch(10),
         images=0.1,
     ),
 )

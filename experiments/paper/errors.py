@@ -54,9 +54,7 @@ def measure_batch(context: Context) -> Record:
     }
 
 
-def _at(
-    energy: float, x: jax.Array, kernel: jax.Array, exact: jax.Array
-) -> tuple[float, float]:
+def _at(energy: float, x: jax.Array, kernel: jax.Array, exact: jax.Array) -> tuple[float, float]:
     """The relative error at an energy, and the share of coefficients that it keeps."""
     band = bandjax.Energy(energy / 100)
     y = bandjax.band_conv(x, kernel, None if energy == 100 else band, method="dft")

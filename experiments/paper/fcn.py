@@ -114,7 +114,9 @@ def draw(record: Record) -> Any:
             measured[band]["paper_kept"][index] / measured[band]["paper_total"][index]
             for band in shares.values()
         ]
-        kept.plot(places, 100 * np.array(values), "o-", color=f"C{index}", label=f"layer {index + 1}")
+        kept.plot(
+            places, 100 * np.array(values), "o-", color=f"C{index}", label=f"layer {index + 1}"
+        )
     if real:
         table = list(REPORTED.values())
         accuracy.plot(places, [row[0] for row in table], **PAPER)
@@ -205,7 +207,8 @@ ITEM = Item(
     title="FCN on 50words by preserved energy: accuracy and memory",
     paper=(
         "FCN, Adam 0.001, batches of 16, 300 epochs, rate halved on a plateau of 50 epochs. Full: "
-        "the same, three seeds. CPU: the same, one seed. Short: 30 epochs, one-cycle schedule, one seed. The coefficients are those of the paper's "
+        "the same, three seeds. CPU: the same, one seed. Short: 30 epochs, one-cycle schedule, one "
+        "seed. The coefficients are those of the paper's "
         "grid of 1024 points, of the trained network on its training series; bytes are counted "
         "for static boxes with these energies on bandjax's own grid."
     ),

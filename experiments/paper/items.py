@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.paper import errors, fcn, layers, lenet, ranks, spectra, train_test
+from experiments.paper import (
+    densenet,
+    errors,
+    fcn,
+    layers,
+    lenet,
+    ranks,
+    resnet,
+    resources,
+    robustness,
+    spectra,
+    train_test,
+)
 from experiments.paper.item import Item
 from experiments.settings.errors import UserError
 
 ITEMS: tuple[Item, ...] = (
+    densenet.ITEM,
+    resnet.PRECISION_ITEM,
+    resources.ITEM,
     spectra.ITEM,
+    resnet.ENERGY_ITEM,
     errors.BATCH_ITEM,
     lenet.ITEM,
     ranks.ITEM,
     errors.ONE_ITEM,
     fcn.ITEM,
     train_test.ITEM,
+    robustness.ITEM,
     layers.ITEM,
 )
 

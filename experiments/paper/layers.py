@@ -10,7 +10,17 @@ from flax import nnx
 import bandjax
 from experiments.figures.layer_spectra import PARTS, loss
 from experiments.paper import fcn
-from experiments.paper.item import BUDGETS, Budget, Claim, Context, Item, Row, Verdict, energy_band, word_of
+from experiments.paper.item import (
+    BUDGETS,
+    Budget,
+    Claim,
+    Context,
+    Item,
+    Row,
+    Verdict,
+    energy_band,
+    word_of,
+)
 from experiments.paper.pictures import panels
 from experiments.paper.store import Job
 from experiments.settings.records import Record
@@ -120,7 +130,8 @@ def judge(record: Record) -> Verdict:
             f"{told(after['kernel'])} % of the energy in the lowest tenth",
         ),
         Claim(
-            "training turns the last layer's filters from random into a slope towards low frequencies",
+            "training turns the last layer's filters from random into a slope towards low "
+            "frequencies",
             "yes" if after["kernel"][-1] > 1.1 * before["kernel"][-1] else "no",
             f"lowest tenth: {100 * before['kernel'][-1]:.0f} % before, "
             f"{100 * after['kernel'][-1]:.0f} % after",

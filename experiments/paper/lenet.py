@@ -52,7 +52,7 @@ def draw(record: Record) -> Any:
     draw_curves(test, entry, "accuracy", splits=["test"])
     train.set(title="Figure 12", ylabel="training accuracy (%)")
     test.set(title="Figure 13", ylabel="test accuracy (%)")
-    for colour, (band, runs) in enumerate(by_band(entry).items()):
+    for colour, runs in enumerate(by_band(entry).values()):
         x = [100 * run["compression"] for run in runs]
         last.plot(x, [100 * run["test_accuracy"] for run in runs], "o", color=f"C{colour}")
     if record["budget"] != "smoke":

@@ -18,9 +18,9 @@ _BUDGET_NAMES = {
 }
 _INTRODUCTION = """# The paper, figure by figure
 
-Written by `python -m experiments.paper report` from the records beside it: do not edit. Each figure
-of the supplement is remade by one command, `python -m experiments.paper FIGURE --data-dir DIR`, with
-`FIGURE` as in the first column; `--list` tells cost and state of each.
+Written by `python -m experiments.paper report` from the records beside it: do not edit. Each
+figure of the supplement is remade by one command, `python -m experiments.paper FIGURE --data-dir
+DIR`, with `FIGURE` as in the first column; `--list` tells cost and state of each.
 
 The budgets are `full` (the paper's settings, for a GPU), `cpu` (fewer epochs, one-cycle schedules;
 hours on two cores), `short` (fewer still; minutes to an hour) and `smoke` (seconds to a minute, on

@@ -74,7 +74,12 @@ def compare(accuracy: Record) -> Record:
             "mean_accuracy": means.mean(0).round(6).tolist(),
             "mean_rank": ranks.mean(0).round(4).tolist(),
             "first_alone": [
-                int(((ranks[:, i] == ranks.min(1)) & (np.sum(ranks == ranks.min(1)[:, None], 1) == 1)).sum())
+                int(
+                    (
+                        (ranks[:, i] == ranks.min(1))
+                        & (np.sum(ranks == ranks.min(1)[:, None], 1) == 1)
+                    ).sum()
+                )
                 for i in range(len(TESTED))
             ],
             "friedman": {"statistic": _finite(statistic, 0), "p": _finite(p, 1)},
@@ -133,9 +138,7 @@ def judge(record: Record) -> Verdict:
             f"{energy} %: {100 * value:.1f}"
             for energy, value in zip(TESTED, found["mean_accuracy"], strict=True)
         )
-        pairs = ", ".join(
-            f"{TESTED[i]} % p = {found['nemenyi_p'][own][i]:.2g}" for i in others
-        )
+        pairs = ", ".join(f"{TESTED[i]} % p = {found['nemenyi_p'][own][i]:.2g}" for i in others)
         rows.append(
             Row(
                 f"trained at {trained} %, mean ranks when tested at",

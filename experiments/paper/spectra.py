@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -170,8 +171,10 @@ def judge(record: Record) -> Verdict:
     )
     line = (
         f"At {100 * photo['dropped']:.1f} % dropped the photograph keeps "
-        f"{100 * photo['energy_kept']:.2f} % of its energy, {100 * photo['energy_kept_without_mean']:.1f} % without its mean: "
-        "faint ripples in the sky are all that shows. The paper's image was of a dog, from ImageNet."
+        f"{100 * photo['energy_kept']:.2f} % of its energy, "
+        f"{100 * photo['energy_kept_without_mean']:.1f} % without its mean: "
+        "faint ripples in the sky are all that shows. The paper's image was of a dog, from "
+        "ImageNet."
     )
     rows = (
         Row("99 % of the energy", "2 to 4 times fewer elements", f"{fewer:.0f} times fewer"),
@@ -186,7 +189,7 @@ def _decreases(channel: np.ndarray) -> bool:
     frequency = np.abs(np.fft.fftfreq(size, 1 / size))
     reach = np.maximum.outer(frequency, frequency)
     edges = np.linspace(0, size // 2 + 1, 5)
-    rings = [channel[(reach >= a) & (reach < b)].mean() for a, b in zip(edges, edges[1:])]
+    rings = [channel[(reach >= a) & (reach < b)].mean() for a, b in pairwise(edges)]
     return bool((np.diff(rings) < 0).all())
 
 

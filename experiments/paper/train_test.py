@@ -110,7 +110,8 @@ ITEM = Item(
     title="energy of training against energy of testing, uWaveGestureLibrary_Z",
     paper=(
         "FCNs trained at 90, 99 and 100 % of the energy, tested from 88 to 100. Full: 300 epochs, "
-        "three seeds. CPU: 100 epochs, one-cycle schedule, three seeds. Short: 30 epochs, one seed. "
+        "three seeds. CPU: 100 epochs, one-cycle schedule, three seeds. Short: 30 epochs, one "
+        "seed. "
         "All on one half of the archive's training file, tested on the other."
     ),
     costs={

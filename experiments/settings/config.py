@@ -147,6 +147,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "resnet50": {**_DEEP, "learning_rate": 0.1, "weight_decay": 1e-4},
     "densenet121": {**_DEEP, "weight_decay": 1e-4},
     "densenet121-12": {**_DEEP, "weight_decay": 1e-4},
+    "densenet13-12": {**_DEEP, "weight_decay": 1e-4},
 }
 
 
