@@ -12,7 +12,7 @@ KERNELS ?= native
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train test test-full foreign coverage lint format asan isa-check cuda-check benchmark figures clean
+.PHONY: help train paper test test-full foreign coverage lint format asan isa-check cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 # Packages are installed uncompiled, so what is imported must be kept compiled.
@@ -34,6 +34,10 @@ $(VENV)/.installed: pyproject.toml $(NATIVE)
 	@touch $@
 
 # Installed already: of their extras alone.
+$(VENV)/.paper: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[paper]'
+	@touch $@
+
 $(VENV)/.testers: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[test]'
 	@touch $@
@@ -46,6 +50,9 @@ train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and ba
 	$(BIN)/python -m experiments.train --model resnet8 --data digits \
 	  --epochs 12 --batch-size 64 --schedule onecycle \
 	  --band none compression=0.5 compression=0.5,remat=blocks,residual-dtype=int8
+
+paper: $(VENV)/.paper  ## Remake every figure of the paper at its smoke budget (minutes, no data needed).
+	$(BIN)/python -m experiments.paper all --budget smoke
 
 test: $(VENV)/.testers  ## Run the tests: of large sets of cases a part.
 	$(BIN)/python -m pytest $(TESTS) $(CASES) --numprocesses $(WORKERS) --dist worksteal $(COVERAGE)
