@@ -73,15 +73,6 @@ def compare(accuracy: Record) -> Record:
         compared[str(trained)] = {
             "mean_accuracy": means.mean(0).round(6).tolist(),
             "mean_rank": ranks.mean(0).round(4).tolist(),
-            "first_alone": [
-                int(
-                    (
-                        (ranks[:, i] == ranks.min(1))
-                        & (np.sum(ranks == ranks.min(1)[:, None], 1) == 1)
-                    ).sum()
-                )
-                for i in range(len(TESTED))
-            ],
             "friedman": {"statistic": _finite(statistic, 0), "p": _finite(p, 1)},
             "nemenyi_p": [[_finite(value, 1) for value in row] for row in nemenyi.tolist()],
         }

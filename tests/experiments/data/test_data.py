@@ -198,3 +198,75 @@ def test_unknown_set_or_no_folder(name, message):
 def test_data_dir_must_exist(tmp_path):
     with pytest.raises(UserError, match=r"data directory .* does not exist"):
         data.load("cifar10", tmp_path / "nowhere")
+
+
+def test_digits_enlarged():
+    small, large = data.load("digits"), data.load("digits", None, 24)
+    assert large.x_train.shape == (1437, 24, 24, 1)
+    np.testing.assert_array_equal(
+        large.x_train[5, 9:12, 3:6], small.x_train[5, 3:4, 1:2].repeat(3, 0).repeat(3, 1)
+    )
+    with pytest.raises(UserError, match=r"image_size of digits must be a multiple of 8, got 12"):
+        data.load("digits", None, 12)
+
+
+def test_cylinder_bell_and_funnel():
+    first, other = data.load("cbf:0"), data.load("cbf:1")
+    assert first.x_train.shape == (30, 128, 1)
+    assert first.x_test.shape == (300, 128, 1)
+    assert np.bincount(first.y_train).tolist() == [10, 10, 10]
+    assert not np.array_equal(first.x_train, other.x_train)
+    np.testing.assert_array_equal(first.x_train, data.load("cbf:0").x_train)
+    np.testing.assert_allclose(first.x_test.mean(1), 0, atol=1e-6)
+    np.testing.assert_allclose(first.x_test.std(1), 1, atol=1e-5)
+    # A cylinder stays up; a bell is highest at its end, a funnel at its beginning.
+    x = np.concatenate([first.x_train, first.x_test])[..., 0]
+    y = np.concatenate([first.y_train, first.y_test])
+    peaks = [np.median(x[y == label].argmax(1)) for label in range(3)]
+    assert peaks[2] < peaks[0] < peaks[1]
+    with pytest.raises(UserError, match=r"cbf:SEED takes a whole number, got 'x'"):
+        data.load("cbf:x")
+
+
+def test_ucr_training_file_in_halves(tmp_path):
+    lines = [f"{label}\t{value}\t0\t1" for value, label in enumerate([1, 1, 2, 1, 2, 2, 2])]
+    write_ucr(tmp_path, "\n".join(lines) + "\n", "1\t1\t1\t1\n")
+    (tmp_path / "UCRArchive_2018/Tiny/Tiny_TEST.tsv").unlink()
+    whole = np.array([[value, 0, 1] for value in range(7)], float)
+    whole = (whole - whole.mean(1, keepdims=True)) / whole.std(1, keepdims=True)
+    dataset = data.load("ucr:Tiny:halves", tmp_path)
+    for x, y, rows in (
+        (dataset.x_train, dataset.y_train, [0, 2, 3, 5]),
+        (dataset.x_test, dataset.y_test, [1, 4, 6]),
+    ):
+        np.testing.assert_allclose(x[..., 0], whole[rows], rtol=1e-6)
+        assert y.tolist() == [[0, 0, 1, 0, 1, 1, 1][row] for row in rows]
+    with pytest.raises(UserError, match=r"and :halves may follow"):
+        data.load("ucr:Tiny:thirds", tmp_path)
+
+
+def test_the_first_images_of_cifar100(tmp_path, monkeypatch):
+    """From a file of Python 3, whose bytes are encoded texts, and shorter than the official one."""
+    folder = tmp_path / cifar100.FOLDER
+    folder.mkdir()
+    random = np.random.default_rng(8)
+    first = {}
+    for name, count in (("train", 5), ("test", 4)):
+        pixels = random.integers(0, 256, (count, 3072), np.uint8)
+        labels = random.integers(0, 100, count)
+        batch = {b"data": pixels, b"fine_labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        images = pixels[:3].reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
+        digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+        digest.update(labels[:3].astype("<i4").tobytes())
+        first[name] = (3, digest.hexdigest())
+        last = images, labels
+    monkeypatch.setattr(cifar100, "FIRST", first)
+    dataset = data.load("cifar100:first20000", tmp_path)
+    assert dataset.x_train.shape == dataset.x_test.shape == (3, 32, 32, 3)
+    assert dataset.y_test.tolist() == last[1][:3].tolist()
+    back = dataset.x_test * cifar100.DEVIATION + cifar100.MEAN
+    np.testing.assert_allclose(back * 255, last[0], atol=1e-3)
+    monkeypatch.setattr(cifar100, "FIRST", {**first, "test": (3, "0" * 64)})
+    with pytest.raises(UserError, match=r"test: its first 3 images are not those of the official"):
+        data.load("cifar100:first20000", tmp_path)
