@@ -33,7 +33,7 @@ def jobs(budget: Budget) -> list[Job]:
     if budget == "smoke":
         return [Job("fcn", "cbf:0", BANDS[::3], (0,), {"epochs": 3})]
     if budget == "short":
-        changes = {"epochs": 30, "schedule": "onecycle"}
+        changes = {"epochs": 20, "schedule": "onecycle"}
         return [Job("fcn", "ucr:FiftyWords", BANDS, (0,), changes)]
     return [Job("fcn", "ucr:FiftyWords", BANDS, (0, 1, 2) if budget == "full" else (0,))]
 
@@ -207,7 +207,7 @@ ITEM = Item(
     title="FCN on 50words by preserved energy: accuracy and memory",
     paper=(
         "FCN, Adam 0.001, batches of 16, 300 epochs, rate halved on a plateau of 50 epochs. Full: "
-        "the same, three seeds. CPU: the same, one seed. Short: 30 epochs, one-cycle schedule, one "
+        "the same, three seeds. CPU: the same, one seed. Short: 20 epochs, one-cycle schedule, one "
         "seed. The coefficients are those of the paper's "
         "grid of 1024 points, of the trained network on its training series; bytes are counted "
         "for static boxes with these energies on bandjax's own grid."
@@ -215,7 +215,7 @@ ITEM = Item(
     costs={
         "full": "18 runs of 300 epochs",
         "cpu": "6 runs of 300 epochs, two to four hours",
-        "short": "6 runs of 30 epochs, half an hour",
+        "short": "6 runs of 20 epochs, 20 minutes",
         "smoke": "2 short runs",
     },
     measure=measure,
