@@ -148,7 +148,8 @@ def judge(record: Record) -> Verdict:
         )
     line = (
         f"{len(record['accuracy'])} sets; accuracies are means over the seeds before they are "
-        "ranked. The paper's 25 sets are drawn at random and not named, ours are among the smallest."
+        "ranked. The paper's 25 sets are drawn at random and not named, ours are among the "
+        "smallest."
     )
     return Verdict(word_of(tuple(claims)), line, tuple(rows), tuple(claims))
 
@@ -156,7 +157,7 @@ def judge(record: Record) -> Verdict:
 ITEM = Item(
     name="ranks",
     figures=("14", "15"),
-    title="trained at one energy, tested at others: ranks over 25 UCR sets",
+    title="trained at one energy, tested at others: ranks over UCR sets",
     paper=(
         "FCNs trained at 90 and at 100 % of the energy, tested at 80, 90 and 100; Friedman's test, "
         "then Nemenyi's; a line joins what it does not tell apart. Full: 300 epochs, three seeds. "
