@@ -76,8 +76,7 @@ def page(out: Path, items: Sequence[Item]) -> str:
         record = records[item.name]
         name = f"`{item.name}`: {item.heading}"
         if record is None:
-            costs = ", ".join(f"{budget}: {cost}" for budget, cost in item.costs.items())
-            lines.append(f"| {name} | {item.title} | not run ({costs}) | |")
+            lines.append(f"| {name} | {item.title} | not run | costs, cpu: {item.costs['cpu']} |")
             continue
         verdict = judged(item, record)
         link = f"[{item.title}](#{_anchor(_title(item))})"
@@ -98,12 +97,17 @@ def _section(item: Item, record: Record) -> Iterable[str]:
     yield f"{item.paper} Shown: {_BUDGET_NAMES[budget]}."
     if verdict.rows:
         yield from ("", "| | paper | here |", "| --- | --- | --- |")
-        yield from (f"| {row.what} | {row.paper} | {row.ours} |" for row in verdict.rows)
+        yield from (_row(row.what, row.paper, row.ours) for row in verdict.rows)
     if verdict.claims:
         yield from ("", "| the paper's claim | holds here | by |", "| --- | --- | --- |")
         for claim in verdict.claims:
-            yield f"| {claim.text} | {claim.answer} | {claim.evidence} |"
+            yield _row(claim.text, claim.answer, claim.evidence)
     yield from ("", f"[Record]({budget}/{item.name}.json): {_provenance(record)}.")
+
+
+def _row(*cells: str) -> str:
+    """A line of a table; a bar within a cell would end it."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _provenance(record: Record) -> str:

@@ -121,8 +121,10 @@ def judge(record: Record) -> Verdict:
         others = [i for i in range(len(TESTED)) if i != own]
         p = found["friedman"]["p"]
         apart = [i for i in others if found["nemenyi_p"][own][i] < SIGNIFICANCE]
-        first = all(order[own] < order[i] for i in others)
-        answer = "no" if not first else "yes" if p < SIGNIFICANCE and apart else "not told apart"
+        best = min(range(len(TESTED)), key=lambda i: order[i])
+        first = order[own] == order[best]
+        told_apart = p < SIGNIFICANCE and (apart if first else best in apart)
+        answer = "not told apart" if not told_apart else "yes" if first else "no"
         told = ", ".join(
             f"{energy} %: {rank:.2f}" for energy, rank in zip(TESTED, order, strict=True)
         )

@@ -65,6 +65,7 @@ def test_gradient_sign_is_one_step_by_the_sign(network, weights, task):
     assert found[0].sum() > found[1].sum()
 
 
+@pytest.mark.full
 def test_many_steps_find_at_least_as_much_as_one(network, task):
     images, labels = task
     one, many = (
@@ -74,6 +75,7 @@ def test_many_steps_find_at_least_as_much_as_one(network, task):
     assert many.sum() <= one.sum() < 20
 
 
+@pytest.mark.full
 def test_nothing_is_changed_at_strength_zero_and_all_networks_meet_the_same_noise(network, task):
     images, labels = task
     noise = named("uniform noise")
@@ -84,6 +86,7 @@ def test_nothing_is_changed_at_strength_zero_and_all_networks_meet_the_same_nois
     np.testing.assert_array_equal(found, again)
 
 
+@pytest.mark.full
 def test_blur_and_rotation_are_scipys(network, weights, task):
     images, labels = task
     (blurred,) = attacks.withstood(named("blur"), network, images, labels, [2.0], seed=0, batch=20)
@@ -95,6 +98,7 @@ def test_blur_and_rotation_are_scipys(network, weights, task):
     np.testing.assert_array_equal(turned, right(weights, np.rot90(images, 1, (1, 2)), labels))
 
 
+@pytest.mark.full
 def test_local_search_changes_few_pixels(network, weights, task):
     images, labels = task
     search = attacks.LocalSearch(rounds=3, each=2, tried=36)
