@@ -144,6 +144,7 @@ class LocalSearch(MinimizationAttack):  # type: ignore[misc]
     def run(
         self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_: Any
     ) -> Any:
+        """The images after the last round; those that the network errs on are left alone."""
         x, restore = ep.astensor_(inputs)
         images = np.array(x.raw)
         labels = np.asarray(foolbox.attacks.base.get_criterion(criterion).labels.raw)

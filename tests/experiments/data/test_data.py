@@ -183,7 +183,10 @@ def test_cifar_unpickler_is_restricted(tmp_path, monkeypatch, capsys, content, m
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnist", r"unknown data set 'mnist'; known: digits, ucr:NAME, cifar10, cifar100"),
+        (
+            "mnist",
+            r"unknown data set 'mnist'; known: digits, cbf:SEED, ucr:NAME, cifar10, cifar100",
+        ),
         ("ucr:", r"unknown data set 'ucr:'"),
         ("cifar10:x", r"unknown data set 'cifar10:x'"),
         ("ucr:Coffee", r"needs --data-dir"),
