@@ -208,9 +208,9 @@ ITEM = Item(
     paper=(
         "FCN, Adam 0.001, batches of 16, 300 epochs, rate halved on a plateau of 50 epochs. Full: "
         "the same, three seeds. CPU: the same, one seed. Short: 20 epochs, one-cycle schedule, one "
-        "seed. The coefficients are those of the paper's "
-        "grid of 1024 points, of the trained network on its training series; bytes are counted "
-        "for static boxes with these energies on bandjax's own grid."
+        "seed. The coefficients are those of the paper's grid of 1024 points, of the trained "
+        "network on its training series; bytes are counted for static boxes with these energies on "
+        "bandjax's own grid."
     ),
     costs={
         "full": "18 runs of 300 epochs",

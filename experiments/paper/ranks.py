@@ -163,8 +163,7 @@ ITEM = Item(
     paper=(
         "FCNs trained at 90 and at 100 % of the energy, tested at 80, 90 and 100; Friedman's test, "
         "then Nemenyi's; a line joins what it does not tell apart. Full: 300 epochs, three seeds. "
-        "CPU: 100 epochs, one-cycle schedule, three seeds. Short: 15 sets, 60 epochs, one "
-        "seed."
+        "CPU: 100 epochs, one-cycle schedule, three seeds. Short: 15 sets, 60 epochs, one seed."
     ),
     costs={
         "full": "150 runs of 300 epochs, four hours",

@@ -255,12 +255,9 @@ PRECISION_ITEM = Item(
     title="ResNet-18 on CIFAR-10: float32, fp16 and half of the coefficients",
     paper=(
         "ResNet-18 with a pooled stem, SGD with momentum 0.9, rate 0.01, weight decay 5e-4, "
-        "batches "
-        "of 32, 350 epochs, rate ×0.1 on a plateau of 10 epochs, flips and crops. Full: the same, "
-        "one seed. CPU: 15 epochs, one-cycle schedule up to 0.05. Short: ResNet-8, 20,000 images, "
-        "5 "
-        "epochs, one-cycle up to 0.1. All also combine fp16 with a "
-        "band."
+        "batches of 32, 350 epochs, rate ×0.1 on a plateau of 10 epochs, flips and crops. Full: "
+        "the same, one seed. CPU: 15 epochs, one-cycle schedule up to 0.05. Short: ResNet-8, "
+        "20,000 images, 5 epochs, one-cycle up to 0.1. All also combine fp16 with a band."
     ),
     costs={
         "full": "4 runs of 350 epochs, on a GPU",
@@ -279,9 +276,8 @@ ENERGY_ITEM = Item(
     title="ResNet-18 on CIFAR-10 by preserved energy",
     paper=(
         "A network for each energy, trained and tested with it. Full: the settings of figure 3, "
-        "one "
-        "seed. CPU: 10 epochs, one-cycle schedule up to 0.05. Short: ResNet-8, 20,000 images, 5 "
-        "epochs."
+        "one seed. CPU: 10 epochs, one-cycle schedule up to 0.05. Short: ResNet-8, 20,000 images, "
+        "5 epochs."
     ),
     costs={
         "full": "5 runs of 350 epochs, on a GPU",

@@ -203,8 +203,7 @@ ITEM = Item(
         "gradient sign and local search by foolbox. Ours: with 0, 50 and 85 % dropped, and PGD of "
         "20 steps besides, so that a gradient that is hidden would show. Full: the paper's "
         "training, 2,000 test images. CPU: 15 epochs, one-cycle schedule, 500 images. Short: "
-        "ResNet-8, "
-        "20,000 training images, 5 epochs, 300 images attacked."
+        "ResNet-8, 20,000 training images, 5 epochs, 300 images attacked."
     ),
     costs={
         "full": "3 runs of 350 epochs, on a GPU",

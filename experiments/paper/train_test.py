@@ -111,8 +111,7 @@ ITEM = Item(
     paper=(
         "FCNs trained at 90, 99 and 100 % of the energy, tested from 88 to 100. Full: 300 epochs, "
         "three seeds. CPU: 100 epochs, one-cycle schedule, three seeds. Short: 30 epochs, one "
-        "seed. "
-        "All on one half of the archive's training file, tested on the other."
+        "seed. All on one half of the archive's training file, tested on the other."
     ),
     costs={
         "full": "9 runs of 300 epochs, one CPU hour",
