@@ -40,7 +40,7 @@ TRAINED: dict[Budget, tuple[str, dict[str, Any]]] = {
     "cpu": (NETWORK, {"epochs": 15, "schedule": "onecycle", "learning_rate": 0.05}),
     "short": ("resnet8", {"epochs": 5, "schedule": "onecycle", "limit": 20_000}),
 }
-SMOKE = {"epochs": 2, "image_size": SMOKE_SIZE, "batch_size": 64, "limit": 512}
+SMOKE = {"epochs": 3, "image_size": SMOKE_SIZE, "batch_size": 32, "limit": 512}
 MIB = 2**20
 
 # Supplement, figure 3.

@@ -9,7 +9,6 @@ from scipy import stats
 
 from experiments import data
 from experiments.paper.item import (
-    SMOKE_SIZE,
     Budget,
     Claim,
     Context,
@@ -20,7 +19,7 @@ from experiments.paper.item import (
     word_of,
 )
 from experiments.paper.pictures import PAPER, name_of, panels
-from experiments.paper.resnet import TRAINED
+from experiments.paper.resnet import SMOKE, TRAINED
 from experiments.paper.store import Job, as_entry
 from experiments.settings.records import Record
 
@@ -54,8 +53,7 @@ REPORTED = {"uniform noise": UNIFORM, "gradient sign": SIGN}
 def jobs(budget: Budget) -> list[Job]:
     """The one job; of the networks of figure 3 those that lie in it are not trained again."""
     if budget == "smoke":
-        changes = {"epochs": 2, "image_size": SMOKE_SIZE, "batch_size": 64, "limit": 512}
-        return [Job("resnet8", "digits", BANDS[::2], (0,), changes)]
+        return [Job("resnet8", "digits", BANDS[::2], (0,), SMOKE)]
     model, changes = TRAINED[budget]
     return [Job(model, "cifar10", BANDS, (0,), changes)]
 
