@@ -19,6 +19,7 @@ from bandjax._bands.band import Band as Band
 from bandjax._bands.band import Compression as Compression
 from bandjax._bands.band import Energy as Energy
 from bandjax._bands.band import Modes as Modes
+from bandjax._bands.band import Nyquist as Nyquist
 from bandjax._bands.plan import LayerPlan as LayerPlan
 from bandjax._bands.plan import Plan as Plan
 from bandjax._conv.band_conv import band_conv as band_conv

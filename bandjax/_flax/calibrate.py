@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandjax._bands.band import Energy
+from bandjax._bands.band import Energy, at_strides
 from bandjax._bands.boxes import Grid, smallest_box
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._bands.plan import LayerPlan, Plan
@@ -139,6 +139,7 @@ class _Seen:
     kernel_shape: tuple[int, ...]
     size: tuple[int, ...]
     grid: Grid
+    strides: tuple[int, ...]
 
 
 class _Observations:
@@ -215,7 +216,9 @@ class _Observations:
             if not np.isfinite(power).all():
                 raise ValueError(f"the input of layer {shown(path)} is not finite")
             energy = power * hermitian_weights(seen.grid[-1], seen.grid[-1] // 2)
-            boxes = band.boxes(seen.grid)
+            settled = at_strides(band, seen.grid, seen.strides)
+            assert isinstance(settled, Energy)
+            boxes = settled.boxes(seen.grid)
             modes, kept = smallest_box(energy, seen.grid, boxes, band.share)
             plans[path] = LayerPlan(seen.kernel_shape, seen.size, seen.grid, modes, kept)
         return plans
@@ -244,7 +247,8 @@ class _Observer:
             grid=self.observations.grid_of(self.grid, padding),
         )
         # The input's own size: REFLECT's geometry has that of the reflected one.
-        self.observations.see(self.path, _Seen(rhs.shape, lhs.shape[1:-1], geometry.grid))
+        steps = tuple(axis.stride for axis in geometry.axes)
+        self.observations.see(self.path, _Seen(rhs.shape, lhs.shape[1:-1], geometry.grid, steps))
         x = _reflected(lhs, geometry) if canonical_padding(padding) == "REFLECT" else lhs
         power = spectral_power(x, geometry)
         jax.debug.callback(functools.partial(self.observations.add, self.path), power)

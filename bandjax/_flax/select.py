@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bandjax._bands.band import Band, Modes
+from bandjax._bands.band import Band, Modes, Nyquist
 from bandjax._bands.plan import Plan
 from bandjax._conv.geometry import canonical_padding
 from bandjax._conv.lax import ConvGeneralDilated
@@ -202,7 +202,8 @@ class Limit:
             return {**options, "band": planned.band(layer.path), "grid": planned.grid}
         rank = len(layer.kernel_size)
         band, grid = self.spec.band, self.spec.grid
-        for name, of in (("band", band), ("grid", grid)):
+        bounded = band.band if isinstance(band, Nyquist) else band
+        for name, of in (("band", bounded), ("grid", grid)):
             values = of.limits if isinstance(of, Modes) else of if isinstance(of, tuple) else ()
             if values and len(values) != rank:
                 raise ValueError(

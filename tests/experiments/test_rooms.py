@@ -18,7 +18,7 @@ FLOORS = (
     ("training",),
     ("jobs",),
     ("benchmarks", "checks", "figures"),
-    ("calibration", "devicetest", "fuzz", "killtest", "sweep", "train"),  # the commands
+    ("calibration", "devicetest", "fuzz", "killtest", "study", "sweep", "train"),  # the commands
 )
 
 
