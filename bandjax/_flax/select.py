@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bandjax._bands.band import Band, Modes, Nyquist
+from bandjax._bands.band import Band, Bound, Energy, Modes, Nyquist
 from bandjax._bands.plan import Plan
 from bandjax._conv.geometry import canonical_padding
 from bandjax._conv.lax import ConvGeneralDilated
@@ -189,6 +189,22 @@ class Limit:
         if spec.grid is not None:
             raise ValueError(f"grid must be None with a plan, which has its own, got {spec.grid}")
         return cls(spec, band)
+
+    def of_pools(self, pools: bool) -> Bound:
+        """Returns the bound of a model's pools, if they are to be exchanged.
+
+        Raises:
+          TypeError: the band is one by energy, or ``pools`` is not True or False.
+        """
+        if not isinstance(pools, bool):
+            raise TypeError(f"pools must be True or False, got {pools!r}")
+        band = self.spec.band
+        if pools and isinstance(band, Energy):
+            raise TypeError(
+                "pools=True needs bandjax.Compression, bandjax.Modes, bandjax.Nyquist, a plan or "
+                f"None, got {band!r}"
+            )
+        return band if pools and not isinstance(band, Energy) else None
 
     def attributes(self, layer: ConvLayer) -> dict[str, Any]:
         """Returns what ``BandConv`` has for this layer, attribute by attribute.
