@@ -119,33 +119,32 @@ def report_table(group: str, variants: Record) -> Table:
     table = Table(
         title=group,
         caption=f"gap: below the dense network of the same seeds, mean over the last {LATE} "
-        "epochs; *: named beforehand; dropped: means over the epochs",
+        "epochs; *: named beforehand; in brackets the seeds; dropped: means over the epochs",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("variant")
+    table.add_column("variant", overflow="fold")
     for heading in (
         "gap\npoints",
-        f"last {LATE}\nepochs, %",
-        "last\nepoch, %",
-        "coefficients\ndropped, %",
-        "bytes\ndropped, %",
-        "seconds\nan epoch",
-        "kept for\nbackward, MiB",
-        "seeds",
+        f"last {LATE}\nepochs\n%",
+        "last\none\n%",
+        "drops\ncoeff.\n%",
+        "drops\nbytes\n%",
+        "sec-\nonds an\nepoch",
+        "kept\nback-\nward\nMiB",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, row in variants.items():
         table.add_row(
-            name + (" *" if name in NAMED.values() else ""),
+            name + (" *" if name in NAMED.values() else "") + f" ({len(row['seeds'])})",
             "" if name == "dense" or row["gap"] is None else _cell(row["gap"]),
             _cell(row["late"]),
-            _cell(row["last"]),
+            f"{100 * row['last']['mean']:.2f}",
             f"{100 * row['coefficients']:.1f}",
             f"{100 * row['bytes']:.1f}",
             f"{row['seconds']:.1f}",
             f"{row['kept_bytes'] / 2**20:.1f}",
-            str(len(row["seeds"])),
         )
     return table
 
