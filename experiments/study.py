@@ -73,7 +73,7 @@ class Report:
     """Folder of the records; accuracy.png and summary.json are written there."""
 
 
-Command = (
+Options = (
     Annotated[Accuracy, tyro.conf.subcommand("accuracy")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        options: Accuracy | Report = parse_options(Command, words, "python -m experiments.study")  # type: ignore[arg-type]
+        options: Accuracy | Report = parse_options(Options, words, "python -m experiments.study")  # type: ignore[arg-type]
         if isinstance(options, Report):
             report(options, Console())
         else:

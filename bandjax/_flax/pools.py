@@ -21,7 +21,7 @@ from flax.linen import pooling
 from bandjax._bands.band import Bound, Nyquist
 from bandjax._conv.pool import spectral_pool
 
-_flaxs_own = pooling.pool
+_flaxs_own: Any = pooling.pool
 # The bound of the pools under way, as a tuple of one; None outside of `replaced`.
 _BOUND: contextvars.ContextVar[tuple[Any] | None] = contextvars.ContextVar("bound", default=None)
 
