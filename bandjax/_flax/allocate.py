@@ -82,8 +82,8 @@ def allocate(
       ... )
       >>> x = jax.random.normal(jax.random.key(0), (8, 32, 1))
       >>> plan = allocate(model, [x], lambda model, x: (model(x) ** 2).mean(), budget=0.5)
-      >>> kept = [layer.kept for layer in plan.layers.values()]
-      >>> plan.band, 2 * (kept[0] + 4 * kept[1]) <= 0.5 * (32 + 4 * 32)  # real numbers
+      >>> reals = [min(2 * layer.kept, 32) for layer in plan.layers.values()]
+      >>> plan.band, reals[0] + 4 * reals[1] <= 0.5 * (32 + 4 * 32)  # of 1 and 4 channels
       (Budget(share=0.5, of='bytes', at_most=None), True)
 
     Source: the estimate is that of Theis et al., "Faster gaze prediction with dense networks and
