@@ -19,6 +19,8 @@ from bandjax._bands.band import Band as Band
 from bandjax._bands.band import Compression as Compression
 from bandjax._bands.band import Energy as Energy
 from bandjax._bands.band import Modes as Modes
+from bandjax._bands.band import Nyquist as Nyquist
+from bandjax._bands.plan import Budget as Budget
 from bandjax._bands.plan import LayerPlan as LayerPlan
 from bandjax._bands.plan import Plan as Plan
 from bandjax._conv.band_conv import band_conv as band_conv
@@ -28,6 +30,7 @@ from bandjax._conv.lax import conv_general_dilated as conv_general_dilated
 from bandjax._conv.remat import checkpoint as checkpoint
 from bandjax._conv.remat import save_spectra as save_spectra
 from bandjax._conv.spectral_conv import spectral_conv as spectral_conv
+from bandjax._flax.allocate import allocate as allocate
 from bandjax._flax.calibrate import calibrate as calibrate
 from bandjax._flax.select import ConvLayer as ConvLayer
 from bandjax._flax.select import LimitReport as LimitReport

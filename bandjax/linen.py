@@ -10,11 +10,12 @@ import jax
 
 from bandjax._bands.band import Band
 from bandjax._bands.plan import Plan
+from bandjax._conv.pool import spectral_pool
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.linen_models import Limiting, entered
 from bandjax._flax.select import Limit, LimitReport, Where
 
-__all__ = ["BandConv", "band_limited"]
+__all__ = ["BandConv", "band_limited", "spectral_pool"]
 
 
 class band_limited:  # noqa: N801  As contextlib names such classes.
@@ -34,6 +35,7 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
       strict: raise where a selected layer cannot be band-limited, rather than warn. Such are
         ``ConvTranspose``, ``ConvLocal``, layers with more than three spatial axes, those of complex
         numbers, and those with a ``conv_general_dilated`` of their own.
+      pools: see :func:`bandjax.nnx.band_limit`.
       grid, method, implementation, residual_dtype, recompute_filter: see
         :func:`bandjax.nnx.band_limit`.
 
@@ -66,6 +68,7 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
         where: Where = None,
         *,
         strict: bool = False,
+        pools: bool = False,
         grid: int | Sequence[int] | None = None,
         method: str = "auto",
         implementation: str | None = None,
@@ -73,7 +76,7 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
         recompute_filter: bool = True,
     ) -> None:
         limit = Limit.of(band, grid, method, implementation, residual_dtype, recompute_filter)
-        self._arguments = limit, where, strict
+        self._arguments = limit, where, strict, pools
         Limiting(*self._arguments)  # Raises now what would raise in the first call.
         self._entered: list[tuple[Limiting, Any]] = []
 

@@ -11,12 +11,13 @@ from flax import nnx
 
 from bandjax._bands.band import Band
 from bandjax._bands.plan import Plan
+from bandjax._conv.pool import spectral_pool
 from bandjax._conv.remat import checkpoint, save_spectra, split_static
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
 from bandjax._flax.select import Limit, LimitReport, Where
 
-__all__ = ["BandConv", "band_limit", "remat", "to_spatial", "to_spectral"]
+__all__ = ["BandConv", "band_limit", "remat", "spectral_pool", "to_spatial", "to_spectral"]
 
 
 def remat(
@@ -90,6 +91,7 @@ def band_limit(
     where: Where = None,
     *,
     strict: bool = False,
+    pools: bool = False,
     grid: int | Sequence[int] | None = None,
     method: str = "auto",
     implementation: str | None = None,
@@ -118,6 +120,9 @@ def band_limit(
       strict: raise, and change nothing, where a selected layer cannot be band-limited; by default
         warn. Such are ``ConvTranspose``, layers with more than three spatial axes, those of complex
         numbers, and those with a ``conv_general_dilated`` of their own.
+      pools: whether the strided pools of Flax (``max_pool``, ``avg_pool``, ``min_pool``) that calls
+        of the model reach become :func:`spectral_pool`, too: within the band, or of a plan within
+        what their output can carry. Not for :class:`bandjax.Energy`.
       grid, method, implementation, residual_dtype, recompute_filter: of all layers, see
         :func:`bandjax.band_conv`. Periodic layers keep their grid, and a plan has its own.
 
@@ -142,4 +147,4 @@ def band_limit(
         layers.2: left alone, not selected
     """
     limit = Limit.of(band, grid, method, implementation, residual_dtype, recompute_filter)
-    return limit_model(model, limit, where, strict)
+    return limit_model(model, limit, where, strict, pools)

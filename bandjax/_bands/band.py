@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self, TypeAlias
 
@@ -129,6 +130,57 @@ class Modes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Nyquist:
+    """Keep of a band what the sampling of the output can carry: strides that do not alias.
+
+    Outputs that lie ``s`` points apart on a circle of ``g`` carry the frequencies
+    ``|u| <= g / (2 s)``. Higher ones would fold down upon them. They are dropped: the limit of each
+    axis is ``min(U, g // (2 s))``, with ``U`` that of ``band``. Where ``s`` is 1 that is ``band``.
+
+    Such a convolution is the dense one of stride 1, followed by an ideal low-pass filter and by the
+    choice of every ``s``-th sample, all on the circle. Of its frequencies about ``1 / s`` of each
+    axis are kept, so that it computes less, too.
+
+    Args:
+      band: a :class:`Compression`, :class:`Modes`, or None for all that the output can carry. For
+        a band by energy write ``Energy(share, at_most=Nyquist())``.
+
+    Raises:
+      TypeError: ``band`` is none of these.
+
+    Example:
+      >>> Nyquist().modes((33, 33), strides=(2, 1))
+      (8, 16)
+      >>> Nyquist(Compression(0.5)).modes((33, 33), strides=2)
+      (8, 8)
+
+    Source: Rippel, Snoek and Adams, "Spectral representations for convolutional neural networks",
+    NeurIPS 2015 (spectral pooling); Zhang, "Making convolutional networks shift-invariant again",
+    ICML 2019 (why strides should not alias).
+    """
+
+    band: Compression | Modes | None = None
+
+    def __post_init__(self) -> None:
+        if self.band is not None and not isinstance(self.band, Compression | Modes):
+            hint = (
+                f"; write bandjax.Energy({self.band.share}, at_most=bandjax.Nyquist())"
+                if isinstance(self.band, Energy)
+                else ""
+            )
+            raise TypeError(
+                f"Nyquist takes bandjax.Compression, bandjax.Modes or None, got {self.band!r}{hint}"
+            )
+
+    def modes(self, grid: Grid, strides: int | Sequence[int] = 1) -> tuple[int, ...]:
+        """Returns the limits for outputs that lie ``strides`` points of ``grid`` apart."""
+        grid = tuple(grid)
+        steps = (strides,) * len(grid) if isinstance(strides, int) else tuple(strides)
+        limits = zip(resolve_modes(self.band, grid), grid, steps, strict=True)
+        return tuple(min(limit, g // (2 * s)) for limit, g, s in limits)
+
+
+@dataclasses.dataclass(frozen=True)
 class Energy:
     """Keep the smallest box that holds the share ``share`` of the input's spectral energy.
 
@@ -141,8 +193,8 @@ class Energy:
 
     Args:
       share: of the energy to keep, ``0 < share <= 1``.
-      at_most: a :class:`Compression` or :class:`Modes` that bounds the box. Where the share is not
-        reached within it, all of it is kept. None for no bound.
+      at_most: a :class:`Compression`, :class:`Modes` or :class:`Nyquist` that bounds the box. Where
+        the share is not reached within it, all of it is kept. None for no bound.
 
     Raises:
       TypeError: ``share`` is not a real number, or ``at_most`` is no static band.
@@ -156,17 +208,14 @@ class Energy:
     """
 
     share: float
-    at_most: Compression | Modes | None = None
+    at_most: Compression | Modes | Nyquist | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.share, bool) or not isinstance(self.share, numbers.Real):
             raise TypeError(f"share must be a real number, got {self.share!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must satisfy 0 < share <= 1, got {self.share}")
-        if self.at_most is not None and not isinstance(self.at_most, Compression | Modes):
-            raise TypeError(
-                f"at_most must be bandjax.Compression, bandjax.Modes or None, got {self.at_most!r}"
-            )
+        check_bound(self.at_most)
         object.__setattr__(self, "share", float(self.share))
 
     def modes(self, grid: Grid) -> tuple[int, ...]:
@@ -183,21 +232,44 @@ class Energy:
         return tuple(dict.fromkeys(within))
 
 
-Band: TypeAlias = Compression | Modes | Energy | None
+Bound: TypeAlias = Compression | Modes | Nyquist | None
+Band: TypeAlias = Compression | Modes | Nyquist | Energy | None
 
 
 def check_band(band: object) -> None:
     """Raises TypeError unless ``band`` is one of the kinds of band, or None."""
-    if band is not None and not isinstance(band, Compression | Modes | Energy):
+    if band is not None and not isinstance(band, Compression | Modes | Nyquist | Energy):
         raise TypeError(
-            f"band must be bandjax.Compression, bandjax.Modes, bandjax.Energy or None, got {band!r}"
+            "band must be bandjax.Compression, bandjax.Modes, bandjax.Nyquist, bandjax.Energy or "
+            f"None, got {band!r}"
         )
+
+
+def check_bound(at_most: object) -> None:
+    """Raises TypeError unless ``at_most`` is a band that is the same in every call, or None."""
+    if at_most is not None and not isinstance(at_most, Compression | Modes | Nyquist):
+        raise TypeError(
+            "at_most must be bandjax.Compression, bandjax.Modes, bandjax.Nyquist or None, "
+            f"got {at_most!r}"
+        )
+
+
+def at_strides(
+    band: Band, grid: Grid, strides: Sequence[int]
+) -> Compression | Modes | Energy | None:
+    """Returns the band of a convolution of these strides, in terms of its grid alone."""
+    if isinstance(band, Nyquist):
+        return Modes(*band.modes(grid, strides))
+    if isinstance(band, Energy) and isinstance(band.at_most, Nyquist):
+        return dataclasses.replace(band, at_most=Modes(*band.at_most.modes(grid, strides)))
+    return band
 
 
 def resolve_modes(band: Band, grid: Grid) -> tuple[int, ...]:
     """Returns the limits ``U_i`` that ``band`` sets on ``grid``; None keeps everything.
 
-    Those of :class:`Energy` are the bound that its box cannot exceed.
+    Those of :class:`Energy` are the bound that its box cannot exceed, those of :class:`Nyquist`
+    what it keeps without strides.
     """
     if band is None:
         return tuple(g // 2 for g in grid)

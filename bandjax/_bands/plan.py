@@ -1,4 +1,4 @@
-"""Plans: one static band for each convolution layer of a model, found by calibration."""
+"""Plans: one static band for each convolution layer of a model, calibrated or allocated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bandjax._bands.band import Energy, Modes
+from bandjax._bands.band import Bound, Energy, Modes, check_bound
 from bandjax._bands.boxes import Grid, kept_per_axis
 from bandjax._bands.serialise import band_from_json, band_to_json
 from bandjax._optional import report_module
@@ -19,6 +19,36 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT, VERSION = "bandjax.Plan", 1
+COSTS = ("bytes", "coefficients", "multiply-adds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the layers of a model may cost together, for :func:`bandjax.allocate`.
+
+    Attributes:
+      share: of the cost of the layers with every frequency kept, ``0 < share <= 1``.
+      of: "bytes" that are kept for the backward pass, "coefficients" of the half spectra, each
+        counted once for every input channel, or "multiply-adds" of a forward pass.
+      at_most: a :class:`bandjax.Compression`, :class:`bandjax.Modes` or :class:`bandjax.Nyquist`
+        that bounds the box of every layer. None for no bound.
+
+    Raises:
+      TypeError: ``share`` is no real number, or ``at_most`` no such band.
+      ValueError: ``share`` is out of range, or ``of`` none of these.
+    """
+
+    share: float
+    of: str = "bytes"
+    at_most: Bound = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", _share("share", self.share))
+        if self.share == 0:
+            raise ValueError("share must satisfy 0 < share <= 1, got 0")
+        if self.of not in COSTS:
+            raise ValueError(f"of must be one of {', '.join(COSTS)}, got {self.of!r}")
+        check_bound(self.at_most)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -137,15 +167,15 @@ class LayerPlan:
 class Plan:
     """One static band for each convolution layer of a model.
 
-    Made by :func:`bandjax.calibrate`, and taken by :func:`bandjax.nnx.band_limit` and
-    :class:`bandjax.linen.band_limited`, which refuse it for a model whose layers or kernel shapes
-    differ; the layers refuse inputs of another size.
+    Made by :func:`bandjax.calibrate` or :func:`bandjax.allocate`, and taken by
+    :func:`bandjax.nnx.band_limit` and :class:`bandjax.linen.band_limited`, which refuse it for a
+    model whose layers or kernel shapes differ; the layers refuse inputs of another size.
 
     Attributes:
       layers: by path, "blocks.0.conv" in ``flax.nnx`` and "Block_0/Conv_0" in ``flax.linen``, in
         the order of the first call.
       input_shape: of one example of the calibration batches, without the batch axis.
-      band: the share of energy that was asked for, and its bound.
+      band: what was asked for, with its bound: a share of energy, or a :class:`bandjax.Budget`.
       left_out: further convolution layers of the model, each with the reason why it has no band.
 
     Raises:
@@ -162,13 +192,13 @@ class Plan:
 
     layers: Mapping[str, LayerPlan]
     input_shape: tuple[int, ...]
-    band: Energy
+    band: Energy | Budget
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the entries, and copies the mappings so that they cannot change."""
-        if not isinstance(self.band, Energy):
-            raise TypeError(f"band must be a bandjax.Energy, got {self.band!r}")
+        if not isinstance(self.band, Energy | Budget):
+            raise TypeError(f"band must be a bandjax.Energy or a bandjax.Budget, got {self.band!r}")
         object.__setattr__(self, "input_shape", _integers("input_shape", self.input_shape, True))
         for name, kind in (("layers", LayerPlan), ("left_out", str)):
             entries = getattr(self, name)
@@ -185,7 +215,7 @@ class Plan:
 
     @property
     def share(self) -> float:
-        """The share of energy that was asked for."""
+        """The share that was asked for: of energy, or of what a budget counts."""
         return self.band.share
 
     @property
@@ -264,6 +294,7 @@ class Plan:
             "version": VERSION,
             "input_shape": self.input_shape,
             "share": self.share,
+            **({"of": self.band.of} if isinstance(self.band, Budget) else {}),
             "at_most": band_to_json(self.band.at_most),
             "compression": self.compression,
             "layers": layers,
@@ -286,14 +317,16 @@ class Plan:
                 "anew, or use the bandjax that wrote it"
             )
         names = ("input_shape", "share", "at_most", "compression", "layers", "left_out")
-        _fields("the plan", content, ("format", "version", *names))
+        of = ("of",) if "of" in content else ()
+        _fields("the plan", content, ("format", "version", *names, *of))
         if not isinstance(content["layers"], dict):
             raise TypeError(f"layers must be an object, got {content['layers']!r}")
         layers = {path: _layer_from_json(path, entry) for path, entry in content["layers"].items()}
         at_most = band_from_json(content["at_most"])
         if band_to_json(at_most) != content["at_most"]:
             raise ValueError(f"at_most has unknown fields: {content['at_most']!r}")
-        band = Energy(content["share"], at_most)
+        share = content["share"]
+        band = Budget(share, content["of"], at_most) if of else Energy(share, at_most)
         plan = cls(layers, content["input_shape"], band, content["left_out"])
         _same_compression("the plan", content["compression"], plan.compression)
         return plan
@@ -315,8 +348,11 @@ class Plan:
 
     def _title(self) -> str:
         bound = "" if self.band.at_most is None else f", at most {self.band.at_most!r},"
+        asked = f"at energy {self.share:g}"
+        if isinstance(self.band, Budget):
+            asked = f"of {self.share:.1%} of the {self.band.of}"
         return (
-            f"plan at energy {self.share:g}{bound} for inputs {self.input_shape}: "
+            f"plan {asked}{bound} for inputs {self.input_shape}: "
             f"{self.compression:.1%} of {sum(layer.total for layer in self.layers.values())} "
             "coefficients dropped"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from bandjax._bands.band import Compression, Energy, Modes
+from bandjax._bands.band import Compression, Energy, Modes, Nyquist
 
 
 def band_to_json(band: Any) -> Any:
@@ -27,6 +27,8 @@ def band_to_json(band: Any) -> Any:
             return {"energy": band.share, "at_most": band_to_json(band.at_most)}
         case Modes():
             return {"modes": list(band.limits)}
+        case Nyquist():
+            return {"nyquist": band_to_json(band.band)}
     if not hasattr(band, "as_dict"):
         raise TypeError(f"no band or plan that can be written as JSON: {band!r}")
     return {"plan": band.as_dict()}
@@ -49,6 +51,8 @@ def band_from_json(content: Any) -> Any:
             return Energy(share, band_from_json(at_most))
         case {"modes": limits}:
             return Modes(*limits)
+        case {"nyquist": band}:
+            return Nyquist(band_from_json(band))
     raise ValueError(f"no band is written as {content!r}")
 
 

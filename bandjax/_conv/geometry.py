@@ -18,7 +18,7 @@ import jax.export
 import numpy as np
 from scipy.fft import next_fast_len
 
-from bandjax._bands.band import Band, Energy, check_band, resolve_modes
+from bandjax._bands.band import Band, Energy, at_strides, check_band, resolve_modes
 from bandjax._bands.boxes import kept_per_axis
 
 PaddingLike: TypeAlias = str | int | Sequence[int | tuple[int, int]]
@@ -248,7 +248,8 @@ def conv_geometry(
             max((e + lo + hi - w) // s + 1, 0)
             for e, w, s, (lo, hi) in zip(extents, windows, strides, pads, strict=True)
         )
-    modes = resolve_modes(band, grids)
+    settled = at_strides(band, grids, strides)
+    modes = resolve_modes(settled, grids)
     axes = tuple(
         Axis(
             size=spatial[i],
@@ -270,7 +271,7 @@ def conv_geometry(
         out_features=kernel_shape[-1],
         groups=feature_group_count,
         batch=batch,
-        energy=band if isinstance(band, Energy) else None,
+        energy=settled if isinstance(settled, Energy) else None,
     )
 
 

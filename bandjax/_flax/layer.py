@@ -15,7 +15,8 @@ from bandjax._conv.lax import ConvGeneralDilated
 
 # Flax pads for these itself, with more input, before it calls its convolution.
 _PADDED_BY_FLAX = ("CIRCULAR", "CAUSAL", "REFLECT")
-# A layer that is calibrated has an attribute of this name: what sees the arguments of its hook.
+# A layer that is observed has an attribute of this name: what sees the arguments of its hook, and
+# returns its input.
 OBSERVER = "input_observer"
 
 
@@ -50,7 +51,7 @@ class AsFlaxSees:
             self._layer.band.check(lhs.shape[1:-1], rhs.shape)
         observer = getattr(self._layer, OBSERVER, None)
         if observer is not None:
-            observer(lhs, rhs, strides, padding, **options)
+            lhs = observer(lhs, rhs, strides, padding, **options)
         y, self.modes = self._convolution.with_modes(lhs, rhs, strides, padding, **options)
         return y
 

@@ -18,6 +18,7 @@ from bandjax._conv.geometry import ConvGeometry
 from bandjax._flax.classes import LinenConv, LinenConvLocal, LinenConvTranspose
 from bandjax._flax.layer import AsFlaxSees, found_by_energy, geometry, kind_of, padding_for_flax
 from bandjax._flax.linen_layer import BandConv
+from bandjax._flax.pools import replaced
 from bandjax._flax.select import (
     TRANSPOSED,
     ConvLayer,
@@ -42,6 +43,9 @@ class Handler(Protocol):
     def refuse(self, layer: ConvLayer, reason: str) -> None:
         """Notes a layer of another kind."""
 
+    def within(self) -> contextlib.AbstractContextManager[None]:
+        """What else is entered with the handler."""
+
 
 class _Entered(threading.local):
     """The handlers of a thread, the innermost last. As Flax's interceptors are."""
@@ -60,7 +64,7 @@ def entered(handler: Handler) -> Iterator[None]:
     handlers.append(handler)
     first = nn.intercept_methods(_intercept) if len(handlers) == 1 else contextlib.nullcontext()
     try:
-        with first:
+        with first, handler.within():
             yield
     finally:
         handlers.remove(handler)
@@ -181,9 +185,11 @@ class _Described:
 class Limiting:
     """What a ``with band_limited(...)`` does while it is entered."""
 
-    def __init__(self, limit: Limit, where: Where, strict: bool) -> None:
+    def __init__(self, limit: Limit, where: Where, strict: bool, pools: bool) -> None:
         self.report = LimitReport()
         self._limit = limit
+        self._pools = pools
+        self._pool_bound = limit.of_pools(pools)
         self._where = where
         self._chosen = selector(where)
         self._strict = strict
@@ -208,6 +214,10 @@ class Limiting:
         described = _Described(layer.module, attributes)
         padding = padding_for_flax(layer.module.padding)
         return {"conv_general_dilated": described.convolve, "padding": padding}
+
+    def within(self) -> contextlib.AbstractContextManager[None]:
+        """The exchange of the pools, if it is asked for."""
+        return replaced(self._pool_bound) if self._pools else contextlib.nullcontext()
 
     def refuse(self, layer: ConvLayer, reason: str) -> None:
         """Notes a layer that cannot be band-limited."""

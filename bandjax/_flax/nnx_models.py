@@ -12,6 +12,7 @@ from flax import nnx
 
 from bandjax._flax.classes import NnxConv, NnxConvTranspose
 from bandjax._flax.nnx_layer import BandConv
+from bandjax._flax.pools import replace_pools
 from bandjax._flax.select import (
     TRANSPOSED,
     ConvLayer,
@@ -33,7 +34,9 @@ def convolutions(model: nnx.Module) -> Iterator[ConvLayer]:
             yield ConvLayer(".".join(map(str, path)), size, module)
 
 
-def limit_model(model: nnx.Module, limit: Limit, where: Where, strict: bool) -> LimitReport:
+def limit_model(
+    model: nnx.Module, limit: Limit, where: Where, strict: bool, pools: bool
+) -> LimitReport:
     """Makes the convolution layers of a model band-limited, in place; see ``nnx.band_limit``."""
     if not isinstance(model, nnx.Module):
         raise TypeError(
@@ -70,8 +73,11 @@ def limit_model(model: nnx.Module, limit: Limit, where: Where, strict: bool) -> 
             "within nnx.bridge.ToNNX are limited by bandjax.linen.band_limited around the call"
         )
     # Everything that can fail comes before the first change.
+    bound = limit.of_pools(pools)
     changes = [limit.attributes(layer) for layer in selected]
     report.tell_refused(report.refused, strict, stacklevel=3)
+    if pools:
+        replace_pools(model, bound)
     for layer, attributes in zip(selected, changes, strict=True):
         module = layer.module
         if not isinstance(module, BandConv):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bandjax._bands.band import Band, Modes
+from bandjax._bands.band import Band, Bound, Energy, Modes, Nyquist
 from bandjax._bands.plan import Plan
 from bandjax._conv.geometry import canonical_padding
 from bandjax._conv.lax import ConvGeneralDilated
@@ -190,6 +190,22 @@ class Limit:
             raise ValueError(f"grid must be None with a plan, which has its own, got {spec.grid}")
         return cls(spec, band)
 
+    def of_pools(self, pools: bool) -> Bound:
+        """Returns the bound of a model's pools, if they are to be exchanged.
+
+        Raises:
+          TypeError: the band is one by energy, or ``pools`` is not True or False.
+        """
+        if not isinstance(pools, bool):
+            raise TypeError(f"pools must be True or False, got {pools!r}")
+        band = self.spec.band
+        if pools and isinstance(band, Energy):
+            raise TypeError(
+                "pools=True needs bandjax.Compression, bandjax.Modes, bandjax.Nyquist, a plan or "
+                f"None, got {band!r}"
+            )
+        return band if pools and not isinstance(band, Energy) else None
+
     def attributes(self, layer: ConvLayer) -> dict[str, Any]:
         """Returns what ``BandConv`` has for this layer, attribute by attribute.
 
@@ -202,7 +218,8 @@ class Limit:
             return {**options, "band": planned.band(layer.path), "grid": planned.grid}
         rank = len(layer.kernel_size)
         band, grid = self.spec.band, self.spec.grid
-        for name, of in (("band", band), ("grid", grid)):
+        bounded = band.band if isinstance(band, Nyquist) else band
+        for name, of in (("band", bounded), ("grid", grid)):
             values = of.limits if isinstance(of, Modes) else of if isinstance(of, tuple) else ()
             if values and len(values) != rank:
                 raise ValueError(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, SupportsIndex
 
-from bandjax._bands.band import Band, Compression, Energy, Modes
+from bandjax._bands.band import Band, Bound, Compression, Energy, Modes, Nyquist
 from bandjax._bands.plan import band_or_plan_from_json
 from bandjax._bands.serialise import band_to_json, distinct
 from bandjax.schedule._compiled import check_integer
@@ -154,8 +154,8 @@ def piecewise(bands: Mapping[int, Any]) -> Piecewise:
 
 
 def ramp(
-    start: float | Compression | Modes | Energy | None,
-    stop: float | Compression | Modes | Energy | None,
+    start: float | Band,
+    stop: float | Band,
     steps: int,
     *,
     levels: int = 8,
@@ -169,8 +169,8 @@ def ramp(
 
     Args:
       start, stop: rates of :class:`bandjax.Compression`; or two bands of one kind, ``Compression``,
-        ``Modes`` (whose limits are rounded to integers) or ``Energy`` with the same ``at_most``;
-        None stands for ``Compression(0)``.
+        ``Modes`` (whose limits are rounded to integers), ``Energy`` with the same ``at_most``, or
+        ``Nyquist`` of such; None stands for ``Compression(0)``.
       steps: length of the ramp, at least 1.
       levels: number of values, at least 2.
       begin: the ramp's first step; before it the band is ``start``.
@@ -306,7 +306,7 @@ def recalibrated(
     times: int,
     *,
     dynamic: int | None = None,
-    at_most: Compression | Modes | None = None,
+    at_most: Bound = None,
 ) -> Recalibrated:
     """Returns a schedule of dynamic bands for a start, then of static ones that are renewed.
 
@@ -389,9 +389,11 @@ def _step(step: SupportsIndex) -> int:
 # Ramps.
 
 
-def _as_band(name: str, band: Any) -> Compression | Modes | Energy:
+def _as_band(name: str, band: Any) -> Compression | Modes | Nyquist | Energy:
     if band is None:
         return Compression(0)
+    if isinstance(band, Nyquist):
+        return Nyquist(band.band or Compression(0))
     if isinstance(band, Compression | Modes | Energy):
         return band
     if isinstance(band, numbers.Real):
@@ -415,6 +417,9 @@ def _between(start: Any, stop: Any, share: Fraction) -> Band:
         case Modes(), Modes() if len(start.limits) == len(stop.limits):
             pairs = zip(start.limits, stop.limits, strict=True)
             return Modes(*(round(a + share * (b - a)) for a, b in pairs))
+        case Nyquist(), Nyquist():
+            inner: Any = _between(start.band, stop.band, share)
+            return Nyquist(inner)
     raise ValueError(
         f"start and stop must be of one kind, Modes with as many limits and Energy with the same "
         f"at_most, got {start!r} and {stop!r}"

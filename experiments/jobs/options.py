@@ -47,16 +47,17 @@ class Options:
     16, 300 epochs, plateau schedule; lenet SGD with momentum 0.9, 1e-3, batches of 64, 300
     epochs; resnet18, resnet50 and densenet121 SGD with momentum 0.9, 0.01 (resnet50: 0.1), weight
     decay 5e-4 (the latter two: 1e-4), batches of 32, 350 epochs, plateau schedule, flip-crop. Not
-    in the paper are cnn, Adam 1e-3, batches of 64, 30 epochs, cosine schedule; and resnet8 and
-    resnet20, SGD with momentum 0.9, 0.1, weight decay 1e-4, batches of 128, 164 epochs, cosine
-    schedule, flip-crop.
+    in the paper are cnn, Adam 1e-3, batches of 64, 30 epochs, cosine schedule; and resnet8,
+    resnet20 and resnet20-projection, SGD with momentum 0.9, 0.1, weight decay 1e-4, batches of
+    128, 164 epochs, cosine schedule, flip-crop.
     """
 
     model: str = "cnn"
-    """The network: cnn, lenet (images of at least 16x16), resnet8, resnet20, resnet18,
-    resnet18-pool (with the paper's pooling after the stem), resnet50, densenet121, densenet121-12
-    (growth 12) or densenet13-12 (a layer in each block), all for images; or fcn (time series).
-    resnet50 and densenet121 have the stem for ImageNet."""
+    """The network: cnn, lenet (images of at least 16x16), resnet8, resnet20, resnet20-projection
+    (whose shortcuts are convolutions where the map shrinks), resnet18, resnet18-pool (with the
+    paper's pooling after the stem), resnet50, densenet121, densenet121-12 (growth 12) or
+    densenet13-12 (a layer in each block), all for images; or fcn (time series). resnet50 and
+    densenet121 have the stem for ImageNet."""
     data: str = "digits"
     """The data set: digits (part of scikit-learn), cbf:SEED (generated time series), ucr:NAME (UCR
     archive; ucr:NAME:halves: its training file alone, split in two), cifar10, cifar100

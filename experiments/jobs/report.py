@@ -39,6 +39,7 @@ def summarise(records: list[Record]) -> list[Record]:
                     "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
                 },
                 "compression": results[0]["compression"]["total"],
+                "mean_compression": results[0].get("mean_compression"),
                 "seconds_per_epoch": statistics.median(r["seconds_per_epoch"] for r in results),
                 "saved_bytes": results[0]["saved_bytes"],
                 "temporary_bytes": results[0].get("temporary_bytes"),
@@ -76,12 +77,19 @@ def table(title: str, summary: list[Record]) -> Table:
         result.add_row(
             foldable(row["band"]),
             f"{100 * accuracy['mean']:.2f}{spread}",
-            f"{100 * row['compression']:.1f}",
+            _compression(row),
             f"{row['seconds_per_epoch']:.3f}",
             _mebibytes(row, dense, "saved_bytes"),
             _mebibytes(row, dense, "temporary_bytes"),
         )
     return result
+
+
+def _compression(row: Record) -> str:
+    """Of the last epoch; of a schedule the mean over the epochs below it."""
+    last, mean = row["compression"], row.get("mean_compression")
+    changed = mean is not None and abs(mean - last) >= 0.0005
+    return f"{100 * last:.1f}" + (f"\n(mean {100 * mean:.1f})" if changed else "")
 
 
 def foldable(label: str) -> str:

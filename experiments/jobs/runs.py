@@ -346,6 +346,9 @@ class Run:
                 "test_accuracy": rows[-1].test_accuracy,
                 "test_loss": rows[-1].test_loss,
                 "compression": kept["compression"],
+                # Over the epochs: of a schedule the last epoch tells little.
+                "mean_compression": statistics.mean(row.compression for row in rows),
+                "mean_bytes_dropped": statistics.mean(row.bytes_dropped for row in rows),
                 "seconds_per_epoch": statistics.median(row.seconds for row in rows),
                 "compile_seconds": trainer.network.compile_seconds,
                 "compilations": trainer.compilations,

@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "lenet": LeNet,
     "resnet8": resnet8,
     "resnet20": resnet20,  # for CIFAR
+    "resnet20-projection": functools.partial(resnet20, shortcut="projection"),
     "resnet18": ResNet,  # the stem for CIFAR
     "resnet18-pool": functools.partial(ResNet, stem_pool=True),  # as the paper trains it
     "resnet50": resnet50,  # the stem for ImageNet

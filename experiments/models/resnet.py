@@ -112,17 +112,31 @@ def resnet8(
 
 
 def resnet20(
-    example_shape: tuple[int, ...], classes: int, *, width: int = 16, **options: Any
+    example_shape: tuple[int, ...],
+    classes: int,
+    *,
+    width: int = 16,
+    shortcut: str = "padded",
+    **options: Any,
 ) -> ResNet:
     """ResNet-20 for CIFAR: 269,722 parameters for 10 classes.
 
-    Three stages of three blocks with ``width``, twice and four times as many channels; shortcuts
-    without parameters (:class:`PaddedBlock`), as the paper's networks for CIFAR have them.
+    Three stages of three blocks with ``width``, twice and four times as many channels. He et al.
+    name the ways in which a shortcut is made to fit: with ``shortcut="padded"`` it has no
+    parameters (:class:`PaddedBlock`, their option A, which their networks for CIFAR have); with
+    ``"projection"`` it is a 1x1 convolution of stride 2 with batch norm (their option B; 272,474
+    parameters), which a band can keep from aliasing.
+
+    Raises:
+        ValueError: another ``shortcut``.
     """
+    blocks = {"padded": PaddedBlock, "projection": BasicBlock}
+    if shortcut not in blocks:
+        raise ValueError(f"shortcut must be 'padded' or 'projection', got {shortcut!r}")
     defaults = {
         "widths": (width, 2 * width, 4 * width),
         "blocks": (3, 3, 3),
-        "block": PaddedBlock,
+        "block": blocks[shortcut],
     }
     return ResNet(example_shape, classes, **{**defaults, **options})
 

@@ -14,24 +14,27 @@ from experiments.settings.errors import UserError
 SYNTAX = """none: every frequency, an exact convolution;
 compression=RATE: drop this share of each layer's half spectrum;
 modes=U[,U..]: keep the frequencies up to U, per spatial axis;
+nyquist[=BAND]: keep of BAND (compression or modes, else all) what each layer's output can carry, so
+that no stride aliases;
 energy=SHARE[,at-most=BAND]: keep the smallest box with this share of the input's energy, found anew
-in every step, within the box of BAND (compression or modes);
+in every step, within the box of BAND (compression, modes or nyquist);
 plan=FILE: a box for each layer, from bandjax.calibrate;
 schedule=...: bands that change from epoch to epoch, as one of
-ramp:START..STOP@EPOCHS[/LEVELS] (compression rates, or energy=1..0.9, or modes=9,9..3,3; the ramp
-takes EPOCHS epochs, in LEVELS steps, 8 by default),
+ramp:START..STOP@EPOCHS[/LEVELS][+BAND@EPOCH..] (compression rates, or energy=1..0.9, or
+modes=9,9..3,3, or nyquist=compression=0.9..0.2; the ramp takes EPOCHS epochs, in LEVELS steps, 8 by
+default; ramp:0.9..0.2@27+none@27 goes from coarse to fine, and is dense from epoch 27 on),
 piecewise:BAND@0+BAND@EPOCH.. (each from the epoch on, counted from 0),
 recalibrated:SHARE@EVERYxTIMES[,at-most=BAND] (energy=SHARE for EVERY epochs, then a plan that is
 calibrated anew every EVERY epochs, TIMES times)."""
 
 LONGEST_NAME = 120  # bytes of a band in a file name: file systems allow 255 for the whole
 _KINDS = (
-    "write none, compression=RATE, modes=U[,U..], energy=SHARE[,at-most=BAND], plan=FILE or "
-    "schedule=... (--help tells)"
+    "write none, compression=RATE, modes=U[,U..], nyquist[=BAND], energy=SHARE[,at-most=BAND], "
+    "plan=FILE or schedule=... (--help tells)"
 )
 _RAMP = re.compile(
-    r"ramp:(?:(?P<kind>compression|energy|modes)=)?(?P<start>.+?)\.\.(?P<stop>.+)"
-    r"@(?P<epochs>\d+)(?:/(?P<levels>\d+))?",
+    r"ramp:(?:(?P<kind>compression|energy|modes|nyquist=compression|nyquist=modes)=)?"
+    r"(?P<start>.+?)\.\.(?P<stop>.+?)@(?P<epochs>\d+)(?:/(?P<levels>\d+))?(?P<then>\+.+)?",
     re.IGNORECASE,
 )
 _RECALIBRATED = re.compile(
@@ -68,6 +71,11 @@ def parse_band(text: str) -> tuple[str, Any]:
         if kind == "compression":
             rate = float(value)
             return f"compression={_number(rate)}", bandjax.Compression(rate)
+        if kind == "nyquist":
+            if not text.strip().endswith("="):
+                label, band = parse_band(value) if value else ("", None)
+                return "nyquist" + (f"={label}" if label else ""), bandjax.Nyquist(band)
+            raise ValueError("nyquist takes a band behind =, or none without it")
         if kind == "modes":
             modes = tuple(int(part) for part in value.split(","))
             return "modes=" + ",".join(map(str, modes)), bandjax.Modes(*modes)
@@ -106,8 +114,10 @@ def _bound(text: str) -> tuple[str, Any]:
     if name.lower() != "at-most":
         raise ValueError(f"after the share only ,at-most=BAND may follow, got {text!r}")
     label, band = parse_band(value)
-    if not isinstance(band, bandjax.Compression | bandjax.Modes):
-        raise ValueError(f"at-most takes compression=RATE or modes=U[,U..], got {value!r}")
+    if not isinstance(band, bandjax.Compression | bandjax.Modes | bandjax.Nyquist):
+        raise ValueError(
+            f"at-most takes compression=RATE, modes=U[,U..] or nyquist[=BAND], got {value!r}"
+        )
     return f",at-most={label}", band
 
 
@@ -125,11 +135,17 @@ def _schedule(text: str) -> tuple[str, Schedule]:
             parse_band(f"{kind}={match[end]}") for end in ("start", "stop")
         )
         levels = int(match["levels"] or 8)
-        ends = "..".join(label.partition("=")[2] for label in (first, last))
+        ends = "..".join(label.removeprefix(f"{kind}=") for label in (first, last))
         prefix = "" if kind == "compression" else f"{kind}="
         suffix = "" if levels == 8 else f"/{levels}"
         label = f"ramp:{prefix}{ends}@{int(match['epochs'])}{suffix}"
-        return label, ramp(start, stop, int(match["epochs"]), levels=levels)
+        schedule = ramp(start, stop, int(match["epochs"]), levels=levels)
+        if not match["then"]:
+            return label, schedule
+        then, bands = _pieces(match["then"][1:])
+        late = min(bands)
+        before = {step: band for step, band in schedule.pieces if step < late}
+        return f"{label}+{then}", piecewise({**before, **bands})
     if match := _RECALIBRATED.fullmatch(text):
         share, every, times = float(match["share"]), int(match["every"]), int(match["times"])
         suffix, bound = _bound(match["bound"] or "")
@@ -138,9 +154,15 @@ def _schedule(text: str) -> tuple[str, Schedule]:
     kind, _, value = text.partition(":")
     if kind.lower() != "piecewise":
         raise ValueError("a schedule is ramp:..., piecewise:... or recalibrated:..., see --help")
+    label, bands = _pieces(value)
+    return f"piecewise:{label}", piecewise(bands)
+
+
+def _pieces(text: str) -> tuple[str, dict[int, Any]]:
+    """``BAND@EPOCH+BAND@EPOCH..``: its canonical text, and the bands by their first epochs."""
     bands: dict[int, Any] = {}
     labels = []
-    for piece in value.split("+"):
+    for piece in text.split("+"):
         band, at, epoch = piece.rpartition("@")
         if not at or not epoch.isdecimal():
             raise ValueError(f"a piece of a schedule is BAND@EPOCH, got {piece!r}")
@@ -148,10 +170,10 @@ def _schedule(text: str) -> tuple[str, Schedule]:
         if isinstance(parsed, Schedule):
             raise ValueError(f"a schedule cannot be a piece of one, got {piece!r}")
         if int(epoch) in bands:
-            raise ValueError(f"epoch {int(epoch)} has two bands, got {value!r}")
+            raise ValueError(f"epoch {int(epoch)} has two bands, got {text!r}")
         bands[int(epoch)] = parsed
         labels.append(f"{label}@{int(epoch)}")
-    return "piecewise:" + "+".join(labels), piecewise(bands)
+    return "+".join(labels), bands
 
 
 def file_stem(label: str) -> str:

@@ -23,7 +23,7 @@ def parse_options(
     """Options from the command line's words.
 
     Args:
-        kind: a dataclass, as tyro takes it.
+        kind: a dataclass as tyro takes it, or a union of several for sub-commands.
         arguments: the words.
         program: how ``--help`` names the program.
         default: supplies what the words leave out; None for the dataclass's own defaults.
@@ -36,9 +36,10 @@ def parse_options(
         if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
             raise UserError(f"not UTF-8: {os.fsencode(word)!r}")
     box = io.StringIO()
+    defaults = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=arguments, prog=program, default=default)
+            return tyro.cli(kind, args=arguments, prog=program, **defaults)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

@@ -142,6 +142,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lenet": {"epochs": 300, "batch_size": 64, "optimizer": "sgd"},
     "resnet8": _SMALL_RESNET,
     "resnet20": _SMALL_RESNET,
+    "resnet20-projection": _SMALL_RESNET,
     "resnet18": _DEEP,
     "resnet18-pool": _DEEP,
     "resnet50": {**_DEEP, "learning_rate": 0.1, "weight_decay": 1e-4},

@@ -16,6 +16,10 @@ def compression_report(model: nnx.Module, example_shape: tuple[int, ...]) -> dic
     C_in)``: it is the share of all input coefficients that the network drops. Of an
     ``bandjax.Energy`` band, which may drop more, both are what it drops at least. Dense layers,
     which have no grid, do not count.
+
+    ``bytes_dropped`` is the share of the bytes that dense convolutions would keep of their inputs
+    for the backward pass, and these do not. A spectrum is complex: of a small map it may take as
+    many bytes as the map although coefficients are dropped.
     """
     summary = bandjax.summary(model, (1, *example_shape))
     layers = {
@@ -30,4 +34,5 @@ def compression_report(model: nnx.Module, example_shape: tuple[int, ...]) -> dic
         for layer in summary.layers
         if layer.geometry is not None
     }
-    return {"total": summary.compression, "layers": layers}
+    dropped = 1 - summary.kept_bytes / summary.dense_bytes if summary.dense_bytes else 0.0
+    return {"total": summary.compression, "bytes_dropped": dropped, "layers": layers}

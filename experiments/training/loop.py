@@ -38,6 +38,7 @@ class Epoch(NamedTuple):
     learning_rate: float
     seconds: float
     compression: float = 0.0  # of the whole network; with an Energy band on the test examples
+    bytes_dropped: float = 0.0  # share of dense convolutions' bytes that is not kept for backward
 
 
 class Watch(Protocol):
@@ -215,8 +216,8 @@ class Trainer:
         size = self.settings.batch_size * self.settings.accumulate
         rate = learning_rate(self.settings, self.steps, state.optimizer)
         accuracy = correct / (self.steps * size)
-        dropped = self.compression["total"]
-        row = Epoch(loss, accuracy, test_loss, test_accuracy, rate, seconds, dropped)
+        dropped = self.compression["total"], self.compression["bytes_dropped"]
+        row = Epoch(loss, accuracy, test_loss, test_accuracy, rate, seconds, *dropped)
         return state, row
 
     def check_finite(self, sums: Sums, seed: int, epoch: int) -> None:

@@ -290,7 +290,7 @@ class Network:
         weights = [layer["total"] * layer["inputs"] for layer in layers.values()]
         dropped = [layer["compression"] for layer in layers.values()]
         total = sum(w * d for w, d in zip(weights, dropped, strict=True)) / sum(weights)
-        return {"total": total, "layers": layers}
+        return {**self.compression, "total": total, "layers": layers}
 
 
 def all_finite(tree: Any) -> jax.Array:

@@ -117,7 +117,7 @@ def test_truncated_plans_are_refused(tmp_path):
 
 
 def test_plans_of_wrong_types():
-    with pytest.raises(TypeError, match=r"band must be a bandjax.Energy, got Modes\(1\)"):
+    with pytest.raises(TypeError, match=r"bandjax.Energy or a bandjax.Budget, got Modes\(1\)"):
         Plan(LAYERS, (16, 1), Modes(1))
     with pytest.raises(TypeError, match="layers must map strings to LayerPlan"):
         Plan({"a": Modes(1)}, (16, 1), Energy(0.9))

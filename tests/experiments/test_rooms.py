@@ -18,7 +18,8 @@ FLOORS = (
     ("training",),
     ("jobs",),
     ("benchmarks", "checks", "figures"),
-    ("calibration", "devicetest", "fuzz", "killtest", "paper", "sweep", "train"),  # the commands
+    # the commands
+    ("calibration", "devicetest", "fuzz", "killtest", "paper", "study", "sweep", "train"),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import bandjax
-from bandjax import Compression, Energy, Modes
+from bandjax import Compression, Energy, Modes, Nyquist
 from bandjax.schedule import piecewise, ramp
 from experiments.settings.bands import LONGEST_NAME, file_stem, parse_band, parse_fixed_band
 from experiments.settings.errors import UserError
@@ -18,6 +18,10 @@ from experiments.settings.errors import UserError
         ("compression=.50", "compression=0.5", Compression(0.5)),
         ("Compression=0", "compression=0", Compression(0.0)),
         ("modes=8, 3", "modes=8,3", Modes(8, 3)),
+        ("Nyquist", "nyquist", Nyquist()),
+        ("nyquist=compression=.50", "nyquist=compression=0.5", Nyquist(Compression(0.5))),
+        ("nyquist=Modes=8, 3", "nyquist=modes=8,3", Nyquist(Modes(8, 3))),
+        ("energy=.9,at-most=Nyquist", "energy=0.9,at-most=nyquist", Energy(0.9, Nyquist())),
         ("energy=.950", "energy=0.95", Energy(0.95)),
         ("energy=0.99999990", "energy=0.9999999", Energy(0.9999999)),
         ("compression=0.1234567", "compression=0.1234567", Compression(0.1234567)),
@@ -38,6 +42,16 @@ from experiments.settings.errors import UserError
             "schedule=ramp:modes=9,9..3,4@8",
             "schedule=ramp:modes=9,9..3,4@8",
             ramp(Modes(9, 9), Modes(3, 4), 8),
+        ),
+        (
+            "schedule=ramp:Nyquist=Compression=.9..0.1@8/3",
+            "schedule=ramp:nyquist=compression=0.9..0.1@8/3",
+            ramp(Nyquist(Compression(0.9)), Nyquist(Compression(0.1)), 8, levels=3),
+        ),
+        (
+            "schedule=ramp:.8..0@8/3+none@07+modes=3@9",
+            "schedule=ramp:0.8..0@8/3+none@7+modes=3@9",
+            piecewise({0: Compression(0.8), 4: Compression(0.4), 7: None, 9: Modes(3)}),
         ),
         (
             "schedule=piecewise:none@0+Modes=8,3@5+energy=0.9,at-most=modes=8,3@07",
@@ -106,9 +120,13 @@ def test_a_plan_is_known_by_its_content(tmp_path, monkeypatch):
         ("energy=x", "could not convert"),
         ("energy=0.9,modes=3", "only ,at-most=BAND may follow, got ',modes=3'"),
         ("energy=0.9,", "only ,at-most=BAND may follow, got ','"),
-        ("energy=0.9,at-most=none", "at-most takes compression=RATE or modes.*got 'none'"),
+        ("energy=0.9,at-most=none", "at-most takes compression=RATE, modes.*got 'none'"),
         ("energy=0.9,at-most=energy=0.5", "at-most takes"),
         ("energy=0.9,at-most=compression=2", "rate must satisfy"),
+        ("nyquist=", "nyquist takes a band behind =, or none"),
+        ("nyquist=0.5", "unknown band '0.5'"),
+        ("nyquist=energy=0.5", r"write bandjax.Energy\(0.5, at_most=bandjax.Nyquist"),
+        ("schedule=ramp:0..0.5@3+none", "BAND@EPOCH, got 'none'"),
         ("schedule=", "a schedule is ramp:"),
         ("schedule=ramp:0..0.5", "a schedule is ramp:"),
         ("schedule=ramp:0..2@3", "rate must satisfy"),
