@@ -63,10 +63,10 @@ class BandConv(LinenConv):
     implementation: str | None = None
     residual_dtype: jax.typing.DTypeLike | None = None
     recompute_filter: bool = True
-    saved: Codec | None = None
     param_domain: str = "spatial"
     spatial_shape: Sequence[int] | None = None
     spectral_decay: float = 0.0
+    saved: Codec | None = None
 
     def __post_init__(self) -> None:
         if self.conv_general_dilated is not None or self.conv_general_dilated_cls is not None:

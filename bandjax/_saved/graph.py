@@ -36,12 +36,14 @@ class Node:
       operands: numbers of values, or constants.
       results: numbers of values.
       cheap: whether it may be computed twice.
+      about: JAX's notes on the function that it is part of.
     """
 
     equation: JaxprEqn
     operands: tuple[int | Constant, ...]
     results: tuple[int, ...]
     cheap: bool
+    about: Any
 
     @property
     def primitive(self) -> str:
@@ -53,7 +55,9 @@ class Node:
         pairs = zip(equation.invars, values, strict=True)
         given = {atom: value for atom, value in pairs if not isinstance(atom, Literal)}
         # A function of this one equation: names, source and context stay with it.
-        alone = Jaxpr([], [*given], equation.outvars, [equation], equation.effects)
+        alone = Jaxpr(
+            [], [*given], equation.outvars, [equation], equation.effects, debug_info=self.about
+        )
         return list(jaxpr_as_fun(ClosedJaxpr(alone, ()))(*given.values()))
 
 
@@ -102,6 +106,8 @@ class Graph:
         def read(atom: Any) -> int | Constant:
             return Constant(atom.val) if isinstance(atom, Literal) else number[atom]
 
+        about: Any = jaxpr.debug_info
+        about = about._replace(arg_names=None, result_paths=None)
         for equation in jaxpr.eqns:
             operands = tuple(map(read, equation.invars))
             cheap, body = is_cheap(equation), _called(equation)
@@ -111,7 +117,7 @@ class Graph:
                 continue
             made = tuple(self._new(var.aval) for var in equation.outvars)
             number.update(zip(equation.outvars, made, strict=True))
-            self.nodes.append(Node(equation, operands, made, cheap))
+            self.nodes.append(Node(equation, operands, made, cheap, about))
         return [read(atom) for atom in jaxpr.outvars]
 
     def makers(self) -> dict[int, Node]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from bandjax._conv.remat import first_elements, hold, holdable
 from bandjax._saved.choice import Choice, choose, is_map
@@ -159,7 +160,11 @@ class Plan:
         count = len(self.first.outputs) - self.results
         again = _Again(saved, self)
         leaves = dict(zip(back.inputs, self.first.outputs[self.results :], strict=False))
-        given = [ct for ct, m in zip(cotangents, self.moved, strict=True) if m]
+        given = [
+            jnp.zeros(ct.shape, ct.dtype) if isinstance(ct, SymbolicZero) else ct
+            for ct, moved in zip(cotangents, self.moved, strict=True)
+            if moved
+        ]
         latest = [given]
         places = {id(node): place for place, node in enumerate(back.nodes)}
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -192,7 +193,7 @@ class _Gradients:
         step = Step(network, dense, "plain", batch)
         draw = _batches(network, batch, options)
         # A copy: a step uses its state up.
-        state = jax.tree.map(lambda a: jax.numpy.array(a), step.first)
+        state = jax.tree.map(jnp.array, step.first)
         self._states["init"] = step.first[:2]
         for number in range(options.steps):
             state, loss = step.jitted(state, *next(draw))

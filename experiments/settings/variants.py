@@ -79,7 +79,10 @@ def split_variant(text: str) -> tuple[str, dict[str, str]]:
     while match := _LAST_OPTION.fullmatch(band):
         band, name, value = match[1], match[2].lower(), match[3].strip()
         if not CHOICES[name]:
-            parse_codec(value)
+            try:
+                parse_codec(value)
+            except UserError as error:
+                raise UserError(f"band {text!r}: {error}") from error
         elif value not in CHOICES[name]:
             known = ", ".join(CHOICES[name])
             raise UserError(f"band {text!r}: {name} must be one of {known}, got {value!r}")

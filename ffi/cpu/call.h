@@ -41,13 +41,15 @@ inline const Kernels& ChosenKernels() {
 
 // Runs a kernel on XLA's threads.
 template <typename Args>
-inline xla::ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args, xla::ffi::ThreadPool threads) {
+inline xla::ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args,
+                            xla::ffi::ThreadPool threads) {
   ThreadedPool pool(threads.num_threads(),
                     [&threads](std::function<void()> work) { threads.Schedule(std::move(work)); });
   try {
     kernel(args, &pool);
   } catch (const std::bad_alloc&) {
-    return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted, "bandjax: no memory for scratch space");
+    return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted,
+                           "bandjax: no memory for scratch space");
   }
   return xla::ffi::Error::Success();
 }

@@ -349,11 +349,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
 std::vector<Handler> CpuHandlers() {
   std::vector<Handler> all = PackHandlers();
   const std::vector<Handler> others = {{"bandjax_analysis", BandjaxCpuAnalysis},
-          {"bandjax_synthesis", BandjaxCpuSynthesis},
-          {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
-          {"bandjax_input_product", BandjaxCpuInputProduct},
-          {"bandjax_filter_product", BandjaxCpuFilterProduct},
-          {"bandjax_hold", BandjaxCpuHold}};
+                                       {"bandjax_synthesis", BandjaxCpuSynthesis},
+                                       {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
+                                       {"bandjax_input_product", BandjaxCpuInputProduct},
+                                       {"bandjax_filter_product", BandjaxCpuFilterProduct},
+                                       {"bandjax_hold", BandjaxCpuHold}};
   all.insert(all.end(), others.begin(), others.end());
   return all;
 }

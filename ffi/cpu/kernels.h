@@ -126,12 +126,12 @@ constexpr int64_t kPackValues = 64;  // the most of a block
 // sizes[0] x sizes[1] x sizes[2] points of `merged` channels each.
 struct PackArgs {
   int64_t n, c, shape[3], counts[3], sizes[3], merged, lanes, n_words, members;
-  const float* matrices[3];    // (size, size): orthonormal cosine transforms
-  const PackMember* layout;    // sorted by word
-  const float* limits;         // of each member: 1 / the largest magnitude in steps
-  void* samples;               // float32
-  void* words;                 // uint32
-  void* keys;                  // uint32 (n)
+  const float* matrices[3];  // (size, size): orthonormal cosine transforms
+  const PackMember* layout;  // sorted by word
+  const float* limits;       // of each member: 1 / the largest magnitude in steps
+  void* samples;             // float32
+  void* words;               // uint32
+  void* keys;                // uint32 (n)
 };
 
 // Flags (n, m), a byte each, and words (n, ceil(m / 32)).

@@ -33,8 +33,8 @@ BANDJAX_INLINE Floats Fraction(Word bits) {
   return __builtin_convertvector((Ints)(bits >> 8), Floats) * 0x1p-24f;
 }
 
-// One axis of a block: `size` points that lie `stride` vectors apart. Measured from the middle, even
-// frequencies see the sums of opposite points, odd ones the differences.
+// One axis of a block: `size` points that lie `stride` vectors apart. Measured from the middle,
+// even frequencies see the sums of opposite points, odd ones the differences.
 template <int kSize>
 BANDJAX_INLINE void Forward(const float* matrix, int64_t any, int64_t stride, const Floats* in,
                             Floats* out) {
@@ -183,10 +183,10 @@ BANDJAX_INLINE void PackBlock(const PackArgs& args, int64_t n, const int64_t (&a
   step = (Floats)(header << 19);
   const Floats inverse = 1.f / Select(step > 0.f, step, Floats{} + 1.f);
   const Word first = FirstBits(args, key, place, lane);
-  float* out = static_cast<float*>(args.words) +
-               ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) * args.n_words) *
-                   args.lanes +
-               lane;
+  float* out =
+      static_cast<float*>(args.words) +
+      ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) * args.n_words) * args.lanes +
+      lane;
   int64_t m = 0;
   for (int64_t w = 0; w < args.n_words; ++w) {
     Word word = w == 0 ? header : Word{};
@@ -197,7 +197,7 @@ BANDJAX_INLINE void PackBlock(const PackArgs& args, int64_t n, const int64_t (&a
       Floats t = block[member.value] * inverse + (Fraction(bits) + (half - 0.5f));
       t = Select(t > 0.f, t, Floats{});
       t = Select(t < top, t, Floats{} + top);
-      word |= (Word)__builtin_convertvector(t, Ints) << member.shift;
+      word |= (Word) __builtin_convertvector(t, Ints) << member.shift;
     }
     StoreUpTo<float>(out + w * args.lanes, (Floats)word, width);
   }
@@ -208,11 +208,10 @@ BANDJAX_INLINE void UnpackBlock(const PackArgs& args, int64_t n, const int64_t (
   float* samples = static_cast<float*>(args.samples);
   const int64_t width = args.lanes - lane;
   const int64_t values = args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged;
-  const float* in = static_cast<const float*>(args.words) +
-                    ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) *
-                     args.n_words) *
-                        args.lanes +
-                    lane;
+  const float* in =
+      static_cast<const float*>(args.words) +
+      ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) * args.n_words) * args.lanes +
+      lane;
   for (int64_t k = 0; k < values; ++k) block[k] = Floats{};
   const Word first = FirstBits(args, key, place, lane);
   Floats step = {};

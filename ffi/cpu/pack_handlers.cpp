@@ -44,7 +44,8 @@ ffi::Error ReadPacking(Buffer samples, Buffer words, Buffer keys, const Buffer (
   args->merged = (args->c + args->lanes - 1) / args->lanes;
   const int64_t values = points * args->merged;
   if (values > kPackValues || values != rows[0] || places != w[1]) {
-    return Invalid("blocks must have 64 values at most, each in the layout, and words of their own");
+    return Invalid(
+        "blocks must have 64 values at most, each in the layout, and words of their own");
   }
   const int32_t* row = static_cast<const int32_t*>(layout.untyped_data());
   for (int64_t k = 0; k < values; ++k, row += 3) {

@@ -29,8 +29,8 @@ def convolve(x, w):
 
 
 def normalised(x, scale):
-    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return (x - mean) * jax.lax.rsqrt(var + 1e-5) * scale, (mean, var)
+    mean, var = (f(x, axis=(0, 1, 2), keepdims=True) for f in (jnp.mean, jnp.var))
+    return (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale[None, None, None]), (mean, var)
 
 
 def block(parameters, x):
@@ -51,7 +51,7 @@ X = normal(3, 4, 16, 16, 8)
 
 def loss(parameters, x, f=block):
     y, aux = f(parameters, x)
-    return (y * jnp.cos(jnp.arange(8.0))).sum(), aux
+    return (y * jnp.cos(jnp.arange(8.0))[None, None, None]).sum(), aux
 
 
 def gradient(f, argnums=0):
