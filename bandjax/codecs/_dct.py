@@ -50,6 +50,9 @@ class Dct(Codec):
     Rows of matrices, which have no spatial axes, are cut into groups of up to 64 channels that
     share a step; maps of few points have blocks of several channels.
 
+    More bits lose less on maps whose energy falls with frequency; where it rises, coefficients of
+    few bits widen the step of all.
+
     Round trip: with every coefficient kept (``bits`` from 4 on, or ``share=1``) no value of a block
     of K points is off by more than ``s sqrt(K) / 2``, and ``s <= 1.0625 max |X| / r`` of the fewest
     bits there are. Less the error is the energy of what is dropped. A block with NaN or infinity

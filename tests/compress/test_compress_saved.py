@@ -230,8 +230,8 @@ def test_scan_around_and_within():
         functools.partial(deep, step=compress_saved(step, Dct(bits=8), argnums=0)),
         compress_saved(deep, Dct(bits=8)),
     ):
-        assert cosine(jax.grad(f)(w, X), exact) > 0.999
-        assert saved(f, w, X, argnums=0).by_kind()["packed"] < 8 * X.size
+        assert cosine(jax.grad(f)(w, X), exact) > 0.99  # Of noise, which has no low frequencies.
+        assert saved(f, w, X, argnums=0).total < saved(deep, w, X, argnums=0).total / 2
 
 
 def test_checkpoint_within_keeps_the_inputs_of_blocks():
@@ -351,16 +351,27 @@ def test_half_precision():
 
     exact, near = map(gradient_of, (elementwise, compress_saved(elementwise, Dct(bits=8))))
     assert near[0].dtype == jnp.bfloat16
-    assert cosine(jax.tree.map(lambda a: a.astype(jnp.float32), near), exact) > 0.999
+    assert cosine(jax.tree.map(lambda a: a.astype(jnp.float32), near), exact) > 0.99
 
 
 def test_second_derivatives_and_forward_mode_are_refused():
-    f = compress_saved(lambda x: jnp.sum(jnp.tanh(x) ** 3), Dct(bits=8))
-    x = normal(0, 8, 8, 32)
+    x, w = normal(0, 8, 8, 32), normal(1, 32, 32)
+    f = compress_saved(lambda w: jnp.sum(jnp.tanh(x @ w) ** 3), Dct(bits=8))
     with pytest.raises(NotImplementedError, match="first derivatives in reverse mode alone"):
-        jax.grad(lambda x: jax.grad(f)(x).sum())(x)
+        jax.grad(lambda w: jax.grad(f)(w).sum())(w)
     with pytest.raises(TypeError, match="custom_vjp"):
-        jax.jvp(f, (x,), (x,))
+        jax.jvp(f, (w,), (w,))
+
+
+def test_where_nothing_is_packed_there_are_second_derivatives():
+    def f(x):
+        return jnp.sum(jnp.tanh(x) ** 3)
+
+    x = normal(0, 8, 8, 32)
+    exact, same = (
+        jax.grad(lambda x, g=g: jnp.sum(jax.grad(g)(x) ** 2))(x) for g in (f, compress_saved(f))
+    )
+    assert_near(same, exact)
 
 
 # ------------------------------------------------------------------------------------------ errors
