@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bandjax import _renamed as _renamed
+from bandjax import codecs as codecs
 from bandjax import memory as memory
 from bandjax import plot as plot
 from bandjax import schedule as schedule
@@ -39,6 +40,10 @@ from bandjax._flax.summary import Summary as Summary
 from bandjax._flax.summary import summary as summary
 from bandjax._native.call import NATIVE_TARGETS as NATIVE_TARGETS
 from bandjax._native.extension import native_status as native_status
+from bandjax._saved.calibrate import FittedDct as FittedDct
+from bandjax._saved.calibrate import FittedMap as FittedMap
+from bandjax._saved.calibrate import calibrate_codec as calibrate_codec
+from bandjax._saved.compress import compress_saved as compress_saved
 
 if TYPE_CHECKING:
     from bandjax import linen as linen

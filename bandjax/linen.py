@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from flax.core import lift
+from flax.linen import transforms
 
 from bandjax._bands.band import Band
 from bandjax._bands.plan import Plan
@@ -14,8 +16,10 @@ from bandjax._conv.pool import spectral_pool
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.linen_models import Limiting, entered
 from bandjax._flax.select import Limit, LimitReport, Where
+from bandjax._saved import compress
+from bandjax.codecs import Codec, Dct
 
-__all__ = ["BandConv", "band_limited", "spectral_pool"]
+__all__ = ["BandConv", "band_limited", "compress_saved", "spectral_pool"]
 
 
 class band_limited:  # noqa: N801  As contextlib names such classes.
@@ -107,3 +111,56 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
             return out
 
         return call
+
+
+def compress_saved(
+    target: Any,
+    codec: Codec = Dct(bits=4),  # noqa: B008  It is frozen.
+    *,
+    methods: Sequence[str] | None = None,
+) -> Any:
+    """:func:`bandjax.compress_saved` for a module: a block, or a whole model.
+
+    Variables (batch statistics among them) change once. They are kept as they are; the inputs of
+    the module are packed where they have a gradient.
+
+    Args:
+      target: a ``flax.linen.Module`` class, or a function of a module within one.
+      codec: see :func:`bandjax.compress_saved`.
+      methods: of a class, which ones; by default ``__call__``.
+
+    Returns:
+      A class or function with the same arguments and variables. Positional arguments must be
+      pytrees of arrays.
+
+    Raises:
+      TypeError: ``codec`` is none, or ``target`` neither class nor function.
+
+    Example:
+      >>> class Block(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.relu(nn.Conv(4, (3, 3))(x))
+      >>> model, x = compress_saved(Block, Dct(bits=2.5))(), jnp.ones((2, 9, 9, 4))
+      >>> model.apply(model.init(jax.random.key(0), x), x).shape
+      (2, 9, 9, 4)
+    """
+    compress.check_codec(codec)
+    return transforms.lift_transform(_compressed, target, codec, methods=methods)
+
+
+def _compressed(function: Callable[..., Any], codec: Codec) -> Callable[..., Any]:
+    """The transformation for a function of a ``flax.core`` scope."""
+
+    def inner(
+        scope_of: Any, repack: Any, variables: Any, rngs: Any, *args: Any, **keywords: Any
+    ) -> Any:
+        def pure(variables: Any, rngs: Any, *args: Any, **keywords: Any) -> Any:
+            scope = scope_of(variables, rngs)
+            y = function(scope, *args, **keywords)
+            return y, repack(scope)
+
+        transformed = compress.compress_saved(pure, codec, argnums=range(2, 2 + len(args)))
+        return transformed(variables, rngs, *args, **keywords)
+
+    return lift.pack(inner, (True,), (True,), (True,), name="compressed", enable_kwargs=True)

@@ -16,8 +16,18 @@ from bandjax._conv.remat import checkpoint, save_spectra, split_static
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
 from bandjax._flax.select import Limit, LimitReport, Where
+from bandjax._saved import compress
+from bandjax.codecs import Codec, Dct
 
-__all__ = ["BandConv", "band_limit", "remat", "spectral_pool", "to_spatial", "to_spectral"]
+__all__ = [
+    "BandConv",
+    "band_limit",
+    "compress_saved",
+    "remat",
+    "spectral_pool",
+    "to_spatial",
+    "to_spectral",
+]
 
 
 def remat(
@@ -60,10 +70,75 @@ def remat(
         return functools.partial(
             remat, policy=policy, prevent_cse=prevent_cse, static_argnums=static_argnums
         )
+
+    def recomputed(pure: Callable[..., Any], count: int) -> Callable[..., Any]:
+        return checkpoint(pure, policy, prevent_cse=prevent_cse)
+
+    return _of_arrays(f, recomputed, static_argnums)
+
+
+def compress_saved(
+    f: Callable[..., Any] | None = None,
+    codec: Codec = Dct(bits=4),  # noqa: B008  It is frozen.
+    *,
+    static_argnums: int | Sequence[int] = (),
+) -> Callable[..., Any]:
+    """:func:`bandjax.compress_saved` for a function of a module: a block, or a whole model.
+
+    What the call changes in the module (batch statistics, random streams) it changes once. What the
+    module holds is kept as it is, its inputs are packed where they have a gradient.
+
+    Args:
+      f: called as ``f(module, *args, **keywords)``, a method of a class for instance; arguments are
+        pytrees of arrays. None gives a decorator: ``@compress_saved(codec=...)``.
+      codec: see :func:`bandjax.compress_saved`.
+      static_argnums: positions of arguments that are no arrays; the module is argument 0.
+
+    Returns:
+      A function with the same arguments and result.
+
+    Raises:
+      TypeError: ``codec`` is none.
+      ValueError: ``static_argnums`` names the module, or an argument that is not there.
+
+    Example:
+      >>> class Block(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+      ...         self.norm = nnx.BatchNorm(4, rngs=rngs)
+      ...
+      ...     @compress_saved(codec=Dct(bits=2.5))
+      ...     def __call__(self, x):
+      ...         return nnx.relu(self.norm(self.conv(x)))
+      >>> Block(nnx.Rngs(0))(jnp.ones((2, 9, 9, 4))).shape
+      (2, 9, 9, 4)
+    """
+    compress.check_codec(codec)
+    if f is None:
+        return functools.partial(compress_saved, codec=codec, static_argnums=static_argnums)
+
+    def compressed(pure: Callable[..., Any], count: int) -> Callable[..., Any]:
+        return compress.compress_saved(pure, codec, argnums=range(2, 2 + count))
+
+    return _of_arrays(f, compressed, static_argnums)
+
+
+def _of_arrays(
+    function: Callable[..., Any],
+    transform: Callable[[Callable[..., Any], int], Callable[..., Any]],
+    static_argnums: int | Sequence[int],
+) -> Callable[..., Any]:
+    """Applies a transformation of functions of arrays to a function of a module.
+
+    Args:
+      function: of a module and further arguments.
+      transform: of a function of the module's parameters, its other state and so many further
+        positional arguments, which returns the result and the changed state.
+      static_argnums: positions of arguments that are no arrays.
+    """
     numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     if 0 in numbers:
         raise ValueError(f"static_argnums must leave out 0, the module, got {static_argnums!r}")
-    function = f
 
     @functools.wraps(function)
     def call(module: nnx.Module, *args: Any, **keywords: Any) -> Any:
@@ -77,8 +152,7 @@ def remat(
             out = of_arrays(inner, *args, **keywords)
             return out, nnx.state(inner, nnx.Not(nnx.Param))
 
-        recomputed = checkpoint(pure, policy, prevent_cse=prevent_cse)
-        out, changed = recomputed(parameters, rest, *traced, **keywords)
+        out, changed = transform(pure, len(traced))(parameters, rest, *traced, **keywords)
         nnx.update(module, changed)
         return out
 

@@ -17,6 +17,7 @@ struct Handler {
 };
 
 std::vector<Handler> CpuHandlers();   // cpu/handlers.cpp
+std::vector<Handler> PackHandlers();  // cpu/pack_handlers.cpp, among those of the CPU
 std::vector<Handler> CudaHandlers();  // cuda/*.cu, linked only with BANDJAX_CUDA=ON
 
 }  // namespace bandjax

@@ -12,7 +12,7 @@ from typing import Any
 
 # What is neither a class nor a function, and what is imported when asked for.
 MORE = {"": ("Band", "BandConv", "NATIVE_TARGETS", "linen", "nnx", "save_spectra")}
-MODULES = ("", ".linen", ".memory", ".nnx", ".plot", ".schedule", ".spectral")
+MODULES = ("", ".codecs", ".linen", ".memory", ".nnx", ".plot", ".schedule", ".spectral")
 
 
 def _signature(value: Any) -> str:

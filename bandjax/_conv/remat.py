@@ -124,8 +124,8 @@ def _checkpointed(
     keywords: dict[str, Any],
 ) -> Any:
     """Calls a function of arrays, rematerialised."""
-    explicit = any(map(_explicit, jax.tree.leaves((args, keywords))))
-    if explicit or not prevent_cse:  # On explicit axes a custom_vjp has no gradient.
+    on_explicit = any(map(explicit, jax.tree.leaves((args, keywords))))
+    if on_explicit or not prevent_cse:  # On explicit axes a custom_vjp has no gradient.
         return jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)(*args, **keywords)
 
     def positional(args: Any, keywords: Any) -> Any:
@@ -168,10 +168,10 @@ def _call_fwd(
     out, pull_back = jax.vjp(jax.checkpoint(pure, policy=policy), *args)
     # Of small results alone: the number of a large one would keep the whole alive, and there the
     # cotangents tell.
-    after = _first_elements([leaf for leaf in jax.tree.leaves(out) if leaf.size <= _SMALL])
+    after = first_elements([leaf for leaf in jax.tree.leaves(out) if leaf.size <= _SMALL])
     leaves, structure = jax.tree.flatten(pull_back)
     given = {id(leaf) for leaf in jax.tree.leaves(args)}
-    made = tuple(id(leaf) not in given and _holdable(leaf, after) for leaf in leaves)
+    made = tuple(id(leaf) not in given and holdable(leaf, after) for leaf in leaves)
     return out, _Residuals(
         made=[leaf for leaf, m in zip(leaves, made, strict=True) if m],
         given=[leaf for leaf, m in zip(leaves, made, strict=True) if not m],
@@ -182,7 +182,7 @@ def _call_fwd(
 
 def _call_bwd(pure: Any, policy: Any, residuals: _Residuals, ct: Any) -> tuple[Any]:
     structure, made = residuals.whole
-    after = jnp.concatenate([residuals.after, _first_elements(ct)])
+    after = jnp.concatenate([residuals.after, first_elements(ct)])
     held, given = (hold(leaf, after) for leaf in residuals.made), iter(residuals.given)
     pull_back = jax.tree.unflatten(structure, [next(held if m else given) for m in made])
     return (pull_back(ct),)
@@ -191,11 +191,13 @@ def _call_bwd(pure: Any, policy: Any, residuals: _Residuals, ct: Any) -> tuple[A
 _call.defvjp(_call_fwd, _call_bwd)
 
 
-def _explicit(leaf: Any) -> bool:
+def explicit(leaf: Any) -> bool:
+    """Whether an array is on a mesh with explicit axes."""
     return jax.sharding.AxisType.Explicit in jax.typeof(leaf).sharding.mesh.axis_types
 
 
-def _holdable(leaf: jax.Array, after: jax.Array) -> bool:
+def holdable(leaf: jax.Array, after: jax.Array) -> bool:
+    """Whether :func:`hold` takes an array."""
     numeric = jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == jnp.bool_
     # Under shard_map, what does not vary over the devices where the results do is a constant.
     varies = varying_axes(leaf) >= varying_axes(after)
@@ -204,7 +206,7 @@ def _holdable(leaf: jax.Array, after: jax.Array) -> bool:
     return bool(numeric) and varies and here and leaf.size > 0
 
 
-def _first_elements(tree: Any) -> jax.Array:
+def first_elements(tree: Any) -> jax.Array:
     """One number of each floating-point array, ``(arrays,)``: there once the arrays are."""
     numbers = [
         leaf.reshape(-1)[:1].astype(jnp.float32)

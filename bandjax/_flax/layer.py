@@ -12,6 +12,7 @@ from bandjax._bands.plan import PlannedModes
 from bandjax._conv.energy import compression_at
 from bandjax._conv.geometry import ConvGeometry, canonical_padding, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
+from bandjax._saved.compress import check_codec, compress_saved
 
 # Flax pads for these itself, with more input, before it calls its convolution.
 _PADDED_BY_FLAX = ("CIRCULAR", "CAUSAL", "REFLECT")
@@ -45,6 +46,7 @@ class AsFlaxSees:
     def _convolve(
         self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
     ) -> jax.Array:
+        """What Flax's code calls: the layer's own convolution, its input kept by a codec if asked."""
         if self.padding is not self._layer.padding:
             padding = self._layer.padding
         if isinstance(self._layer.band, PlannedModes):
@@ -52,8 +54,24 @@ class AsFlaxSees:
         observer = getattr(self._layer, OBSERVER, None)
         if observer is not None:
             lhs = observer(lhs, rhs, strides, padding, **options)
-        y, self.modes = self._convolution.with_modes(lhs, rhs, strides, padding, **options)
+
+        def convolution(lhs: jax.Array, rhs: jax.Array) -> Any:
+            return self._convolution.with_modes(lhs, rhs, strides, padding, **options)
+
+        codec = getattr(self._layer, "saved", None)
+        if codec is not None:  # Of its operands alone, all else is made again.
+            convolution = compress_saved(jax.checkpoint(convolution), codec, argnums=0)
+        y, self.modes = convolution(lhs, rhs)
         return y
+
+
+def check_saved(layer: Any) -> None:
+    """Raises TypeError or ValueError unless a layer's ``saved`` is None or a codec."""
+    if layer.saved is None:
+        return
+    check_codec(layer.saved, "saved")
+    if layer.param_domain == "spectral":
+        raise ValueError("saved needs param_domain='spatial', got 'spectral'")
 
 
 def padding_for_flax(padding: Any) -> Any:

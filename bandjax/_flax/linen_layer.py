@@ -15,6 +15,7 @@ from bandjax._conv.options import ConvSpec
 from bandjax._flax import layer as layer_rules
 from bandjax._flax import spectral_layer
 from bandjax._flax.classes import LinenConv
+from bandjax.codecs import Codec
 
 
 class BandConv(LinenConv):
@@ -29,6 +30,8 @@ class BandConv(LinenConv):
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.linen.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
+      saved: a codec of :mod:`bandjax.codecs`, by which the input is kept for the backward pass, in
+        place of the spectrum; the forward pass is as without. See :func:`bandjax.compress_saved`.
       param_domain: "spatial", or "spectral" for a layer whose parameter is the filter's spectrum on
         the band, ``kernel_spectrum`` ``(2, *box, in / groups, out)``, in place of ``kernel``: see
         :func:`bandjax.spectral_conv`. Its initial value is the spectrum of what ``kernel_init``
@@ -63,6 +66,7 @@ class BandConv(LinenConv):
     param_domain: str = "spatial"
     spatial_shape: Sequence[int] | None = None
     spectral_decay: float = 0.0
+    saved: Codec | None = None
 
     def __post_init__(self) -> None:
         if self.conv_general_dilated is not None or self.conv_general_dilated_cls is not None:
@@ -70,6 +74,7 @@ class BandConv(LinenConv):
                 "conv_general_dilated is what BandConv sets; give it to flax.linen.Conv instead"
             )
         ConvSpec.of(self)  # Raises now what would raise in the first call.
+        layer_rules.check_saved(self)
         spectral_layer.check(self)
         super().__post_init__()
 

@@ -15,6 +15,7 @@ from bandjax._flax import layer as layer_rules
 from bandjax._flax import spectral_layer
 from bandjax._flax.classes import NnxConv
 from bandjax._flax.observe import observe
+from bandjax.codecs import Codec
 
 
 class BandConv(NnxConv):
@@ -28,6 +29,8 @@ class BandConv(NnxConv):
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
         which the layer equals ``flax.nnx.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
+      saved: a codec of :mod:`bandjax.codecs`, by which the input is kept for the backward pass, in
+        place of the spectrum; the forward pass is as without. See :func:`bandjax.compress_saved`.
       param_domain: "spatial", or "spectral" for a layer whose parameter is the filter's spectrum on
         the band, ``kernel_spectrum`` ``(2, *box, in / groups, out)``, in place of ``kernel``: see
         :func:`bandjax.spectral_conv`. Its initial value is the spectrum of what ``kernel_init``
@@ -69,6 +72,7 @@ class BandConv(NnxConv):
         implementation: str | None = None,
         residual_dtype: jax.typing.DTypeLike | None = None,
         recompute_filter: bool = True,
+        saved: Codec | None = None,
         param_domain: str = "spatial",
         spatial_shape: Sequence[int] | None = None,
         spectral_decay: float = 0.0,
@@ -87,9 +91,11 @@ class BandConv(NnxConv):
         self.implementation = implementation
         self.residual_dtype = residual_dtype
         self.recompute_filter = recompute_filter
+        self.saved = saved
         self.param_domain = param_domain
         self.spectral_decay = spectral_decay
         ConvSpec.of(self)  # Raises now what would raise in the first call.
+        layer_rules.check_saved(self)
         spectral_layer.check(self)
         if (spatial_shape is None) == (param_domain == "spectral"):
             raise ValueError(

@@ -23,7 +23,10 @@ _TARGET = "bandjax_{}"
 # The names of the kernels in a compiled program, for jax.export's list of trusted custom calls.
 NATIVE_TARGETS = tuple(
     _TARGET.format(name)
-    for name in ("analysis", "synthesis", "multiply_sum", "input_product", "filter_product", "hold")
+    for name in (
+        *("analysis", "synthesis", "multiply_sum", "input_product", "filter_product", "hold"),
+        *("pack", "unpack", "pack_bits", "unpack_bits"),
+    )
 )
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bandjax._optional import report_module
-from bandjax.memory._saved import CONV_INPUT, FILTER, MIB, SCALE, SPECTRUM, SavedBytes, _sums
+from bandjax.memory._saved import (
+    CONV_INPUT,
+    FILTER,
+    MIB,
+    PACKED,
+    SCALE,
+    SPECTRUM,
+    SavedBytes,
+    _sums,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,6 +134,7 @@ _LABELS = {
     SPECTRUM: "spectra",
     SCALE: "scales",
     FILTER: "filter spectra",
+    PACKED: "packed",
     CONV_INPUT: "inputs of convolutions",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bandjax._conv.residuals import FILTER_NAME, SPECTRUM_NAME
 from bandjax._optional import report_module
+from bandjax._saved.keep import PREFIX
 from bandjax.memory._residuals import Residual, residuals
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ MIB = 2**20
 SPECTRUM, SCALE, FILTER = "spectrum", "scale", "filter spectrum"
 
 
-CONV_INPUT, OTHER = "convolution input", "other"
+PACKED, CONV_INPUT, OTHER = "packed", "convolution input", "other"
 
 
-KINDS = (SPECTRUM, SCALE, FILTER, CONV_INPUT, OTHER)
+KINDS = (SPECTRUM, SCALE, FILTER, PACKED, CONV_INPUT, OTHER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,9 @@ class SavedTensor:
       shape: of the array; all steps of a ``jax.lax.scan`` are one array.
       dtype: of the array.
       nbytes: bytes of the array.
-      kind: "spectrum"; "scale", of 8-bit spectra; "filter spectrum"; "convolution input", read by
-        ``conv_general_dilated``; or "other".
+      kind: "spectrum"; "scale", of 8-bit spectra; "filter spectrum"; "packed", by
+        :func:`bandjax.compress_saved`; "convolution input", read by ``conv_general_dilated``; or
+        "other".
     """
 
     name: str | None
@@ -100,6 +102,11 @@ class SavedBytes:
     def by_name(self) -> dict[str | None, int]:
         """Bytes under each name of ``checkpoint_name``; under None those without a name."""
         return _sums((tensor.name, tensor.nbytes) for tensor in self.tensors)
+
+    def by_codec(self) -> dict[str, int]:
+        """Bytes that :func:`bandjax.compress_saved` packed, by codec: ``{"Dct(bits=4)": ...}``."""
+        packed = (tensor for tensor in self.tensors if tensor.kind == PACKED)
+        return _sums(((t.name or "").removeprefix(PREFIX), t.nbytes) for t in packed)
 
     def by_layer(self) -> dict[str, int]:
         """Bytes kept in each layer, in the order of the forward pass."""
@@ -257,6 +264,8 @@ def _kind(residual: Residual, eight_bits: bool) -> str:
         return SCALE if residual.shape[-1:] == (1,) else SPECTRUM
     if residual.name == FILTER_NAME:
         return FILTER
+    if residual.name is not None and residual.name.startswith(PREFIX):
+        return PACKED
     return CONV_INPUT if residual.convolved else OTHER
 
 

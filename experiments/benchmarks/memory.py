@@ -34,6 +34,7 @@ from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
 MIB = 2**20
+NETWORKS = ("resnet18", "densenet121", "resnet50", "fcn", "fcn-long", "unet3d")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Options:
     Prints a table for each network, writes JSON and a picture for each beside it.
     """
 
-    networks: tuple[str, ...] = tuple(TASKS)
+    networks: tuple[str, ...] = NETWORKS
     """resnet18, resnet18-pool (with the paper's pooling), densenet121 (growth 12), fcn (270
     samples), fcn-long (16,384), unet3d (32x32x32), resnet50 (224x224)."""
     bands: tuple[str, ...] = (DENSE, "compression=0.5", "compression=0.75", "compression=0.9")

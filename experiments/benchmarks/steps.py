@@ -19,9 +19,11 @@ from experiments.models.fcn import FCN
 from experiments.models.layers import convolutions_of
 from experiments.models.resnet import ResNet, resnet50
 from experiments.models.unet import UNet3D
+from experiments.models.vit import ViT
 from experiments.settings.bands import parse_band
 
 DENSE = "none"
+EXACT = "exact"  # Dense too, by the library's own convolutions.
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ class Task:
 _jit = jax.jit  # In one place, so that tests can compile with less effort.
 TASKS = {
     "resnet18": Task(ResNet, (32, 32, 3), 10, 32),
-    "resnet18-pool": Task(functools.partial(ResNet, stem_pool=True), (32, 32, 3), 10, 32),
+    "resnet18-pool": Task(functools.partial(ResNet, stem_pool=True), (32, 32, 3), 10, 64),
     "densenet121": Task(functools.partial(DenseNet, growth=12), (32, 32, 3), 10, 32),
     "resnet50": Task(resnet50, (224, 224, 3), 1000, 8),
     "fcn": Task(FCN, (270, 1), 50, 16),
     "fcn-long": Task(FCN, (16384, 1), 50, 4),
     "unet3d": Task(UNet3D, (32, 32, 32, 1), 2, 2, labels=(32, 32, 32)),
+    "vit": Task(ViT, (32, 32, 3), 10, 32),
 }
 
 
@@ -85,12 +88,27 @@ OF_DENSE = ("plain", "blocks")  # No spectra, nothing to keep of them.
 
 
 class Step:
-    """A training step of one network, band and variant, by SGD with momentum."""
+    """A training step of one network, band and variant, by SGD with momentum.
 
-    def __init__(self, network: str, band: str, variant: str, batch: int) -> None:
+    Attributes:
+        loss: of parameters, other state, examples and labels; with the new state.
+        first: parameters, other state and optimizer before the first step.
+        jitted: the step, of a state, examples and labels; returns the new state and the loss.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        band: str,
+        variant: str,
+        batch: int,
+        codec: bandjax.codecs.Codec | None = None,
+    ) -> None:
         task, how = TASKS[network], VARIANTS[variant]
         options: dict[str, Any] = {"band": None, "convolution": nnx.Conv}
-        if band != DENSE:
+        if band == EXACT:
+            options = {"band": None}
+        elif band != DENSE:
             options = {"band": parse_band(band)[1]}
         model = task.make(task.shape, task.classes, **options, remat=how.block, rngs=nnx.Rngs(0))
         for layer in convolutions_of(model):
@@ -98,7 +116,7 @@ class Step:
         model.train()
         graph, params, stats = nnx.split(model, nnx.Param, ...)
         optimizer = optax.sgd(0.01, momentum=0.9)
-        self._first = params, stats, optimizer.init(params)
+        self.first = params, stats, optimizer.init(params)
         self._batch = (batch, *task.shape), (batch, *task.labels)
         self._classes = task.classes
 
@@ -108,6 +126,8 @@ class Step:
             return losses.mean(), nnx.state(model, nnx.Not(nnx.Param))
 
         self.loss = loss_of if how.whole is None else how.whole(loss_of)
+        if codec is not None:
+            self.loss = bandjax.compress_saved(self.loss, codec)
 
         def step(state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
             params, stats, memory = state
@@ -120,7 +140,7 @@ class Step:
 
     def saved(self) -> bandjax.memory.SavedBytes:
         """What the backward pass keeps."""
-        params, stats, _ = self._first
+        params, stats, _ = self.first
         images, labels = self._batch
         x = jax.ShapeDtypeStruct(images, "float32")
         y = jax.ShapeDtypeStruct(labels, "int32")
@@ -132,7 +152,7 @@ class Step:
         images, labels = self._batch
         x = jnp.asarray(rng.standard_normal(images, np.float32))
         y = jnp.asarray(rng.integers(self._classes, size=labels, dtype=np.int32))
-        state = self._first
+        state = self.first
         used = bandjax.memory.compiled_bytes(self.jitted, state, x, y)
 
         def call() -> jax.Array:

@@ -10,6 +10,7 @@ import tyro
 
 from experiments.data.examples import Stream
 from experiments.settings.bands import SYNTAX as BAND_SYNTAX
+from experiments.settings.codecs import SYNTAX as CODEC_SYNTAX
 from experiments.settings.config import (
     Augment,
     Implementation,
@@ -27,6 +28,10 @@ from experiments.settings.variants import SYNTAX as OPTION_SYNTAX
 
 _BANDS = " ".join(
     f"One or more bands, each a run for every seed. {BAND_SYNTAX} {OPTION_SYNTAX}.".split()
+)
+_SAVED = " ".join(
+    "How what the backward pass needs is kept, the forward pass being exact as ever. "
+    f"{CODEC_SYNTAX}.".split()
 )
 
 
@@ -85,7 +90,9 @@ class Options:
     remat: Remat = "none"
     """spectra: keep nothing but the spectra for the backward pass, and recompute the rest from
     them; blocks: the same, but a block of the network at a time, which needs less memory meanwhile
-    and more time; none: keep everything."""
+    and more time; inputs: keep the input of each block, and compute the block again
+    (jax.checkpoint); none: keep everything."""
+    saved: Annotated[str, tyro.conf.arg(metavar="CODEC", help=_SAVED)] = "none"
     param_domain: ParamDomain = "spatial"
     """spectral: the filters' parameters are their spectra on the band; they begin as spatial ones
     do, but are not bound to their taps."""

@@ -64,7 +64,8 @@ def build(
         precision: ``float32``, ``bf16`` or ``fp16``, in which the layers compute; parameters and
             batch statistics are float32 with each.
         param_domain: ``spectral`` for filters that live in the frequency domain.
-        remat: ``blocks`` for blocks that are recomputed one by one for the backward pass.
+        remat: ``blocks`` for blocks that are recomputed one by one from their spectra for the
+            backward pass; ``inputs`` for blocks that are recomputed from their inputs.
         seed: of the initial parameters, which do not depend on the band.
 
     Raises:
@@ -72,13 +73,15 @@ def build(
     """
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    if remat == "blocks" and name in WITHOUT_BLOCKS:
+    if remat in ("blocks", "inputs") and name in WITHOUT_BLOCKS:
         raise UserError(f"model {name} has no blocks to recompute one by one, choose remat=spectra")
     try:
         planned = isinstance(band, bandjax.Plan)
         options = {"band": None if planned else band, "method": method}
         if remat == "blocks":
             options["remat"] = bandjax.nnx.remat
+        elif remat == "inputs":
+            options["remat"] = nnx.remat
         model = _begin(MODELS[name], example_shape, classes, options, jax.random.key(seed))
         if planned:
             bandjax.nnx.band_limit(model, band, method=method)

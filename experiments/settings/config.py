@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bandjax._conv.options import METHODS
+from experiments.settings.codecs import parse_codec
 from experiments.settings.errors import UserError
 
 Method = Literal[METHODS]  # type: ignore[valid-type]  # of the library, whatever it has
 Implementation = Literal["auto", "xla", "native"]
 ResidualDtype = Literal["float32", "bfloat16", "int8"]
-Remat = Literal["none", "spectra", "blocks"]
+Remat = Literal["none", "spectra", "blocks", "inputs"]
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
 Augment = Literal["none", "flip-crop", "random-resized-crop"]
@@ -34,8 +35,9 @@ class Settings:
         implementation: whether by plain JAX, by native kernels, or as bandjax chooses.
         residual_dtype: type in which the spectra are kept for the backward pass.
         remat: ``spectra`` keeps them alone, and recomputes all else; ``blocks`` too, but a block of
-            the network at a time, which needs less memory meanwhile and more time; ``none`` keeps
-            everything.
+            the network at a time, which needs less memory meanwhile and more time; ``inputs`` keeps
+            the input of each block alone (``jax.checkpoint``); ``none`` keeps everything.
+        saved: by which codec the rest is kept, see ``experiments.settings.codecs``.
         param_domain: ``spectral`` for filters whose parameters are their spectra.
         epochs: passes over the training examples.
         precision: type in which the layers compute; parameters and batch statistics are float32.
@@ -71,6 +73,7 @@ class Settings:
     implementation: Implementation = "auto"
     residual_dtype: ResidualDtype = "float32"
     remat: Remat = "none"
+    saved: str = "none"
     param_domain: ParamDomain = "spatial"
     epochs: int = 30
     precision: Precision = "float32"
@@ -92,6 +95,11 @@ class Settings:
         for name in ("epochs", "batch_size", "accumulate", "plateau_patience"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
             _require(getattr(self, name) < 2**31, f"{name} must be below 2^31", getattr(self, name))
+        if parse_codec(self.saved) is not None and self.remat in ("spectra", "blocks"):
+            raise UserError(
+                f"saved {self.saved!r} goes with remat none or inputs: spectra are what "
+                f"remat {self.remat} keeps"
+            )
         size = self.image_size
         _require(size is None or size >= 1, "image_size must be at least 1", size)
         _require(self.limit is None or self.limit >= 1, "limit must be at least 1", self.limit)

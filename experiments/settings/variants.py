@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from experiments.settings.bands import parse_band
+from experiments.settings.codecs import parse_codec
 from experiments.settings.config import (
     Method,
     ParamDomain,
@@ -24,10 +25,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "param-domain": get_args(ParamDomain),
     "method": get_args(Method),
+    "saved": (),  # What parse_codec reads.
 }
 SYNTAX = (
     "Any of them may be followed by options of its own, which else hold for all: "
-    + " ".join(f",{name}={'|'.join(values)}" for name, values in CHOICES.items())
+    + " ".join(f",{name}={'|'.join(values) or 'CODEC'}" for name, values in CHOICES.items())
     + ", as in compression=0.5,remat=spectra,residual-dtype=int8"
 )
 _LAST_OPTION = re.compile(rf"(.*),\s*({'|'.join(CHOICES)})\s*=\s*([^,=]*)", re.IGNORECASE)
@@ -76,7 +78,12 @@ def split_variant(text: str) -> tuple[str, dict[str, str]]:
     band, changes = text.strip(), {}
     while match := _LAST_OPTION.fullmatch(band):
         band, name, value = match[1], match[2].lower(), match[3].strip()
-        if value not in CHOICES[name]:
+        if not CHOICES[name]:
+            try:
+                parse_codec(value)
+            except UserError as error:
+                raise UserError(f"band {text!r}: {error}") from error
+        elif value not in CHOICES[name]:
             known = ", ".join(CHOICES[name])
             raise UserError(f"band {text!r}: {name} must be one of {known}, got {value!r}")
         if _field(name) in changes:

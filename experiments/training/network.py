@@ -16,6 +16,7 @@ from experiments.cluster.devices import ONE, Devices
 from experiments.data.examples import Examples
 from experiments.data.streaming import StreamedExamples
 from experiments.models import build
+from experiments.settings.codecs import parse_codec
 from experiments.settings.config import Settings
 from experiments.settings.errors import UserError
 from experiments.training.accounting import compression_report
@@ -111,8 +112,12 @@ class Network:
             remat=settings.remat,
         )
         self._dynamic = isinstance(band, bandjax.Energy)
-        whole = settings.remat == "none"
-        self.loss = self._loss_of if whole else bandjax.checkpoint(self._loss_of)
+        codec = parse_codec(settings.saved)
+        self.loss = self._loss_of
+        if settings.remat in ("spectra", "blocks"):
+            self.loss = bandjax.checkpoint(self._loss_of)
+        elif codec is not None:
+            self.loss = bandjax.compress_saved(self._loss_of, codec)
         try:
             model = self.model()
             # Traces the model: a band that does not fit is found now, not after an hour.

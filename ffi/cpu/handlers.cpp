@@ -2,10 +2,6 @@
 
 #include "handlers.h"
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -18,63 +14,15 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/call.h"
 #include "cpu/fourier_plan.h"
-#include "cpu/isa.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace bandjax {
 namespace {
 
 namespace ffi = xla::ffi;
-
-const Kernels& ChosenKernels() {
-  switch (ChosenIsa()) {
-#ifdef BANDJAX_PORTABLE
-    case Isa::kPortable:
-      return kKernelsPortable;
-#endif
-#ifdef BANDJAX_AVX512
-    case Isa::kAvx512:
-      return kKernelsAvx512;
-#endif
-#ifdef BANDJAX_AVX2
-    case Isa::kAvx2:
-      return kKernelsAvx2;
-#endif
-    default:
-      throw std::logic_error("no kernels");
-  }
-}
-
-// Runs a kernel on XLA's threads.
-template <typename Args>
-ffi::Error Call(void (*kernel)(const Args&, Pool*), const Args& args, ffi::ThreadPool threads) {
-  ThreadedPool pool(threads.num_threads(),
-                    [&threads](std::function<void()> work) { threads.Schedule(std::move(work)); });
-  try {
-    kernel(args, &pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "bandjax: no memory for scratch space");
-  }
-  return ffi::Error::Success();
-}
-
-// XLA's large buffers are fresh pages of the system each time, and this kernel is the first to
-// touch them: in pages of 2 MiB that costs a fraction. The advice is a hint, so that it may reach a
-// little beyond the buffer.
-void PreferHugePages(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = 2 << 20;
-  if (bytes < kHuge) return;
-  const auto begin = reinterpret_cast<uintptr_t>(data) / kHuge * kHuge;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes + kHuge - 1) / kHuge * kHuge;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
-}
 
 bool KnownType(ffi::DataType type, Type* known) {
   switch (type) {
@@ -90,10 +38,6 @@ bool KnownType(ffi::DataType type, Type* known) {
     default:
       return false;
   }
-}
-
-ffi::Error Invalid(const std::string& what) {
-  return ffi::Error::InvalidArgument("bandjax: " + what);
 }
 
 bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
@@ -403,12 +347,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
 }  // namespace
 
 std::vector<Handler> CpuHandlers() {
-  return {{"bandjax_analysis", BandjaxCpuAnalysis},
-          {"bandjax_synthesis", BandjaxCpuSynthesis},
-          {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
-          {"bandjax_input_product", BandjaxCpuInputProduct},
-          {"bandjax_filter_product", BandjaxCpuFilterProduct},
-          {"bandjax_hold", BandjaxCpuHold}};
+  std::vector<Handler> all = PackHandlers();
+  const std::vector<Handler> others = {{"bandjax_analysis", BandjaxCpuAnalysis},
+                                       {"bandjax_synthesis", BandjaxCpuSynthesis},
+                                       {"bandjax_multiply_sum", BandjaxCpuMultiplySum},
+                                       {"bandjax_input_product", BandjaxCpuInputProduct},
+                                       {"bandjax_filter_product", BandjaxCpuFilterProduct},
+                                       {"bandjax_hold", BandjaxCpuHold}};
+  all.insert(all.end(), others.begin(), others.end());
+  return all;
 }
 
 }  // namespace bandjax

@@ -115,6 +115,32 @@ inline FilterSplit SplitFilter(const MultiplyArgs& args) {
   return {parts1, rest < args.k0 ? rest : args.k0};
 }
 
+// The code of a value in a block's words.
+struct PackMember {
+  int32_t value, word, shift, width;
+};
+
+constexpr int64_t kPackValues = 64;  // the most of a block
+
+// Samples (n, shape, c) and the words (n, counts, n_words, lanes) of their blocks. A block has
+// sizes[0] x sizes[1] x sizes[2] points of `merged` channels each.
+struct PackArgs {
+  int64_t n, c, shape[3], counts[3], sizes[3], merged, lanes, n_words, members;
+  const float* matrices[3];  // (size, size): orthonormal cosine transforms
+  const PackMember* layout;  // sorted by word
+  const float* limits;       // of each member: 1 / the largest magnitude in steps
+  void* samples;             // float32
+  void* words;               // uint32
+  void* keys;                // uint32 (n)
+};
+
+// Flags (n, m), a byte each, and words (n, ceil(m / 32)).
+struct BitsArgs {
+  int64_t n, m;
+  void* flags;
+  void* words;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
   const char* name;
@@ -125,6 +151,10 @@ struct Kernels {
   void (*multiply_sum)(const MultiplyArgs&, Pool*);
   void (*input_product)(const MultiplyArgs&, Pool*);
   void (*filter_product)(const MultiplyArgs&, Pool*);
+  void (*pack)(const PackArgs&, Pool*);
+  void (*unpack)(const PackArgs&, Pool*);
+  void (*pack_bits)(const BitsArgs&, Pool*);
+  void (*unpack_bits)(const BitsArgs&, Pool*);
 };
 
 #if defined(__x86_64__)

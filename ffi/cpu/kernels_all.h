@@ -5,6 +5,7 @@
 #ifdef BANDJAX_TRANSFORMS
 
 #include "fourier.h"
+#include "pack.h"
 #include "transform.h"
 
 namespace bandjax {
@@ -13,6 +14,10 @@ template void TransformTyped<true>(const TransformArgs&, Pool*);
 template void TransformTyped<false>(const TransformArgs&, Pool*);
 template void FourierTyped<true>(const FourierArgs&, Pool*);
 template void FourierTyped<false>(const FourierArgs&, Pool*);
+template void PackTyped<true>(const PackArgs&, Pool*);
+template void PackTyped<false>(const PackArgs&, Pool*);
+template void BitsTyped<true>(const BitsArgs&, Pool*);
+template void BitsTyped<false>(const BitsArgs&, Pool*);
 }  // namespace BANDJAX_ISA
 }  // namespace bandjax
 
@@ -26,6 +31,10 @@ template <bool kAnalysis>
 void TransformTyped(const TransformArgs& args, Pool* pool);
 template <bool kAnalysis>
 void FourierTyped(const FourierArgs& args, Pool* pool);
+template <bool kPack>
+void PackTyped(const PackArgs& args, Pool* pool);
+template <bool kPack>
+void BitsTyped(const BitsArgs& args, Pool* pool);
 }  // namespace BANDJAX_ISA
 extern const Kernels BANDJAX_TABLE;
 const Kernels BANDJAX_TABLE = {
@@ -37,6 +46,10 @@ const Kernels BANDJAX_TABLE = {
     &BANDJAX_ISA::MultiplySumTyped,
     &BANDJAX_ISA::InputProductTyped,
     &BANDJAX_ISA::FilterProductTyped,
+    &BANDJAX_ISA::PackTyped<true>,
+    &BANDJAX_ISA::PackTyped<false>,
+    &BANDJAX_ISA::BitsTyped<true>,
+    &BANDJAX_ISA::BitsTyped<false>,
 };
 }  // namespace bandjax
 

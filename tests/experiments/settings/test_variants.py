@@ -24,6 +24,7 @@ from experiments.settings.variants import parse_variant, split_variant
             Compression(0.5),
             {"remat": "blocks", "residual_dtype": "int8"},
         ),
+        ("none,saved=dct:2.5bits", "none,saved=dct:2.5bits", None, {"saved": "dct:2.5bits"}),
         (
             "energy=0.9,at-most=modes=8,3,method=fft",
             "energy=0.9,at-most=modes=8,3,method=fft",
@@ -51,12 +52,13 @@ def test_parse_variant(text, label, band, changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("none,remat=some", "remat must be one of none, spectra, blocks, got 'some'"),
+        ("none,remat=some", "remat must be one of none, spectra, blocks, inputs, got 'some'"),
         ("none,remat=", "remat must be one of .*, got ''"),
         ("modes=3,residual-dtype=float64", "residual-dtype must be one of float32, bfloat16, int8"),
         ("none,remat=none,remat=spectra", "remat is given twice"),
         ("compression=0.5,epochs=3", "could not convert string to float: '0.5,epochs=3'"),
         ("energy=0.9,remat=none,at-most=modes=3", "only ,at-most=BAND may follow"),
+        ("none,saved=zip", "band 'none,saved=zip': unknown codec 'zip'"),
         ("remat=none", "unknown band 'remat=none'"),
         (",remat=none", "unknown band ''"),
     ],

@@ -1,0 +1,212 @@
+"""A function's equations as a flat list, and their evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+
+# What XLA computes again for next to nothing: one number of each operand for one of the result, or
+# another order of numbers. Where they round, what is computed again may lie on the other side:
+# functions with jumps are not among them.
+_CHEAP = frozenset(
+    [
+        *("abs", "add", "add_any", "atan2", "cbrt", "clamp", "cos", "cosh", "div", "erf", "erfc"),
+        *("exp", "exp2", "expm1", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul"),
+        *("neg", "pow", "rsqrt", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh"),
+        *("and", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "select_n", "xor"),
+        *("broadcast_in_dim", "concatenate", "expand_dims", "iota", "pad", "reshape", "rev"),
+        *("slice", "split", "squeeze", "transpose"),
+        *("convert_element_type", "copy", "copy_p", "name", "pcast", "pvary", "real"),
+        *("reduce_precision", "sharding_constraint", "stop_gradient"),
+    ]
+)
+_CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "custom_jvp_call"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """An equation.
+
+    Attributes:
+      equation: with its primitive and parameters.
+      operands: numbers of values, or constants.
+      results: numbers of values.
+      cheap: whether it may be computed twice.
+      about: JAX's notes on the function that it is part of.
+    """
+
+    equation: JaxprEqn
+    operands: tuple[int | Constant, ...]
+    results: tuple[int, ...]
+    cheap: bool
+    about: Any
+
+    @property
+    def primitive(self) -> str:
+        return self.equation.primitive.name
+
+    def bind(self, values: Sequence[Any]) -> list[Any]:
+        """Computes the results."""
+        equation = self.equation
+        pairs = zip(equation.invars, values, strict=True)
+        given = {atom: value for atom, value in pairs if not isinstance(atom, Literal)}
+        # A function of this one equation: names, source and context stay with it.
+        alone = Jaxpr(
+            [], [*given], equation.outvars, [equation], equation.effects, debug_info=self.about
+        )
+        return list(jaxpr_as_fun(ClosedJaxpr(alone, ()))(*given.values()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that no equation makes."""
+
+    value: Any
+
+
+@dataclasses.dataclass
+class Graph:
+    """The equations of a function, those of functions that it calls among them.
+
+    Attributes:
+      inputs: numbers of its arguments.
+      outputs: numbers of its results, or constants.
+      nodes: in an order in which they can be computed.
+      types: abstract value of each number.
+    """
+
+    inputs: list[int] = dataclasses.field(default_factory=list)
+    outputs: list[int | Constant] = dataclasses.field(default_factory=list)
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    types: list[Any] = dataclasses.field(default_factory=list)
+
+    @staticmethod
+    def of(closed: ClosedJaxpr) -> Graph:
+        """The graph of a jaxpr."""
+        graph = Graph()
+        graph.inputs = [graph._new(var.aval) for var in closed.jaxpr.invars]
+        graph.outputs = graph._add(closed.jaxpr, closed.consts, graph.inputs)
+        return graph
+
+    def _new(self, aval: Any) -> int:
+        self.types.append(aval)
+        return len(self.types) - 1
+
+    def _add(
+        self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int | Constant]
+    ) -> list[int | Constant]:
+        """Adds the equations of a jaxpr, with those of what it calls unless all are cheap."""
+        number: dict[Any, int | Constant] = dict(zip(jaxpr.invars, arguments, strict=True))
+        number.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
+
+        def read(atom: Any) -> int | Constant:
+            return Constant(atom.val) if isinstance(atom, Literal) else number[atom]
+
+        about: Any = jaxpr.debug_info
+        about = about._replace(arg_names=None, result_paths=None)
+        for equation in jaxpr.eqns:
+            operands = tuple(map(read, equation.invars))
+            cheap, body = is_cheap(equation), _called(equation)
+            if body is not None and not cheap:
+                results = self._add(body.jaxpr, body.consts, operands)
+                number.update(zip(equation.outvars, results, strict=True))
+                continue
+            made = tuple(self._new(var.aval) for var in equation.outvars)
+            number.update(zip(equation.outvars, made, strict=True))
+            self.nodes.append(Node(equation, operands, made, cheap, about))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def makers(self) -> dict[int, Node]:
+        """The node that makes each value."""
+        return {result: node for node in self.nodes for result in node.results}
+
+    def without(self, wanted: Iterable[int]) -> Graph:
+        """The graph without the nodes that neither outputs nor wanted values need."""
+        needed = {out for out in self.outputs if isinstance(out, int)} | set(wanted)
+        nodes = []
+        for node in reversed(self.nodes):
+            if node.equation.effects or not needed.isdisjoint(node.results):
+                needed.update(operand for operand in node.operands if isinstance(operand, int))
+                nodes.append(node)
+        return dataclasses.replace(self, nodes=nodes[::-1])
+
+    def run(
+        self,
+        arguments: Sequence[Any],
+        *,
+        made: Callable[[int, Any], None] = lambda number, value: None,
+        instead: Callable[[Node, dict[int, Any]], list[Any] | None] = lambda node, values: None,
+    ) -> list[Any]:
+        """Computes the outputs, and lets go of each value after its last use.
+
+        Args:
+          arguments: of the function.
+          made: is told each value, with its number, as soon as it is there.
+          instead: is told each node beforehand, with the values there are, to which it may add; it
+            may return the node's results.
+        """
+        last = {
+            operand: place
+            for place, node in enumerate(self.nodes)
+            for operand in node.operands
+            if isinstance(operand, int)
+        }
+        last.update((out, len(self.nodes)) for out in self.outputs if isinstance(out, int))
+        values = dict(zip(self.inputs, arguments, strict=True))
+        for number, value in values.items():
+            made(number, value)
+        for place, node in enumerate(self.nodes):
+            results = instead(node, values)
+            if results is None:
+                results = node.bind([read(operand, values) for operand in node.operands])
+            for number, value in zip(node.results, results, strict=True):
+                made(number, value)
+                if number in last:
+                    values[number] = value
+            for operand in node.operands:
+                if isinstance(operand, int) and last[operand] == place:
+                    values.pop(operand, None)
+        return [read(out, values) for out in self.outputs]
+
+
+def read(operand: int | Constant, values: dict[int, Any]) -> Any:
+    """The value of an operand."""
+    return operand.value if isinstance(operand, Constant) else values[operand]
+
+
+def _called(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """The function that an equation calls with its operands, if it is known to do that alone."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
+
+
+def is_cheap(equation: JaxprEqn) -> bool:
+    """Whether an equation, with all that it calls, is cheap to compute twice."""
+    body = _called(equation)
+    if body is None:
+        return equation.primitive.name in _CHEAP and not equation.effects
+    return not body.consts and all(map(is_cheap, body.jaxpr.eqns))
+
+
+def like(aval: Any) -> jax.ShapeDtypeStruct:
+    """What ``jax.make_jaxpr`` takes for an argument of a type."""
+    return jax.ShapeDtypeStruct(
+        aval.shape,
+        aval.dtype,
+        weak_type=getattr(aval, "weak_type", False),
+        **_manual(aval),
+    )
+
+
+def _manual(aval: Any) -> dict[str, Any]:
+    """Over which devices an array varies, under ``shard_map``."""
+    kind = getattr(aval, "manual_axis_type", None)
+    if kind is None or not getattr(kind, "varying", None):
+        return {}
+    return {"sharding": aval.sharding, "manual_axis_type": kind}

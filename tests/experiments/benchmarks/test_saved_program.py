@@ -1,0 +1,49 @@
+"""The benchmark of compressed residuals."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+from experiments.benchmarks import saved, steps
+from experiments.models.resnet import ResNet
+from experiments.models.vit import ViT
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+SMALL = steps.Task(
+    functools.partial(ResNet, widths=(8,), blocks=(1,)), (16, 16, 3), classes=3, batch=4
+)
+TINY = steps.Task(
+    functools.partial(ViT, width=32, depth=1, heads=2), (16, 16, 3), classes=3, batch=4
+)
+
+
+@pytest.mark.parametrize("network", ["small", pytest.param("vit", marks=pytest.mark.full)])
+def test_run(tmp_path, capsys, monkeypatch, network, no_pictures):
+    monkeypatch.setitem(steps.TASKS, network, SMALL if network == "small" else TINY)
+    out = tmp_path / "deep" / "s.json"
+    words = ["--networks", network, "--codecs", "dct:8bits", "--blocks", "--no-spectra"]
+    words += ["--steps", "1", "--batches", "1", "--runs", "1", "--convolutions", "flax"]
+    assert saved.main([*words, "--out", str(out)]) == 0
+    assert f"{network}, batch 4" in capsys.readouterr().out
+    assert out.with_name(f"s-{network}.png").exists()
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"dense", "jax.checkpoint of each block", "dct:8bits"}
+    packed = rows["dct:8bits"]
+    assert packed["saved_bytes"] < rows["dense"]["saved_bytes"] / 4
+    assert packed["by_codec"]["Dct(bits=8)"] > 0
+    for when in ("init", "1 steps"):
+        assert rows["dense"][f"cosine, {when}"] == pytest.approx(1, abs=1e-6)
+        assert 0.999 < packed[f"cosine, {when}"] < 1 - 1e-9
+    assert packed["temporary_bytes"] > 0
+    assert packed["seconds"]["runs"] == 1
+
+
+def test_run_refuses(capsys):
+    assert saved.main(["--networks", "lenet"]) == 2
+    assert "no 'lenet'; known: resnet18" in capsys.readouterr().err
+    assert saved.main(["--codecs", "none"]) == 2
+    assert "take codecs, got 'none'" in capsys.readouterr().err
