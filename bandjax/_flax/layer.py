@@ -46,7 +46,7 @@ class AsFlaxSees:
     def _convolve(
         self, lhs: jax.Array, rhs: jax.Array, strides: Any, padding: Any, **options: Any
     ) -> jax.Array:
-        """What Flax's code calls: the layer's own convolution, its input kept by a codec if asked."""
+        """What Flax's code calls: the layer's own convolution, with its codec if it has one."""
         if self.padding is not self._layer.padding:
             padding = self._layer.padding
         if isinstance(self._layer.band, PlannedModes):
