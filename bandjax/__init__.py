@@ -1,7 +1,8 @@
 """Band-limited convolution for JAX and Flax.
 
 ``band_conv`` is the operator; ``BandConv`` the layer for ``flax.nnx`` (``bandjax.linen.BandConv``
-for ``flax.linen``). Only the layers need Flax.
+for ``flax.linen``, ``bandjax.equinox`` and ``bandjax.keras`` for Equinox and Keras). Only the
+layers need these libraries.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from bandjax._saved.calibrate import calibrate_codec as calibrate_codec
 from bandjax._saved.compress import compress_saved as compress_saved
 
 if TYPE_CHECKING:
+    from bandjax import equinox as equinox
+    from bandjax import keras as keras
     from bandjax import linen as linen
     from bandjax import nnx as nnx
     from bandjax.nnx import BandConv as BandConv
@@ -57,8 +60,8 @@ _NEED_FLAX = ("BandConv", "linen", "nnx")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs Flax when it is first asked for."""
-    if name in ("nnx", "linen"):
+    """Imports what needs another library when it is first asked for."""
+    if name in ("equinox", "keras", "linen", "nnx"):
         return importlib.import_module(f"bandjax.{name}")
     if name == "BandConv":
         return importlib.import_module("bandjax.nnx").BandConv

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def report_module(name: str) -> Any:
@@ -18,3 +15,10 @@ def report_module(name: str) -> Any:
         raise ImportError(
             f"bandjax draws with {package}: pip install 'bandjax[report]', or {package}"
         ) from error
+
+
+def needs(module: str, package: str) -> ImportError:
+    """The error of a module whose package is not installed; its extra has the module's name."""
+    return ImportError(
+        f"bandjax.{module} needs {package}: pip install 'bandjax[{module}]', or {package}"
+    )

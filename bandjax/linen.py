@@ -37,8 +37,8 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
       where: which layers, see :func:`bandjax.nnx.band_limit`; paths are those of the variables,
         ``"Block_0/Conv_1"``. With a plan and ``where``, a part of the model may be called.
       strict: raise where a selected layer cannot be band-limited, rather than warn. Such are
-        ``ConvTranspose``, ``ConvLocal``, layers with more than three spatial axes, those of complex
-        numbers, and those with a ``conv_general_dilated`` of their own.
+        ``ConvTranspose``, ``ConvLocal``, layers with more than three spatial axes, and those with
+        a ``conv_general_dilated`` of their own.
       pools: see :func:`bandjax.nnx.band_limit`.
       grid, method, implementation, residual_dtype, recompute_filter: see
         :func:`bandjax.nnx.band_limit`.

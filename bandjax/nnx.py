@@ -192,8 +192,8 @@ def band_limit(
         ``"blocks.*"``; a compiled regular expression, searched in paths; a class; a kernel size,
         ``(3, 3)``; or a list of these, of which any may hold. None for all.
       strict: raise, and change nothing, where a selected layer cannot be band-limited; by default
-        warn. Such are ``ConvTranspose``, layers with more than three spatial axes, those of complex
-        numbers, and those with a ``conv_general_dilated`` of their own.
+        warn. Such are ``ConvTranspose``, layers with more than three spatial axes, and those with
+        a ``conv_general_dilated`` of their own.
       pools: whether the strided pools of Flax (``max_pool``, ``avg_pool``, ``min_pool``) that calls
         of the model reach become :func:`spectral_pool`, too: within the band, or of a plan within
         what their output can carry. Not for :class:`bandjax.Energy`.

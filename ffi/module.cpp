@@ -23,7 +23,8 @@ py::dict Capsules(const std::vector<bandjax::Handler>& handlers) {
 
 }  // namespace
 
-PYBIND11_MODULE(_ffi, module) {
+// It only hands out addresses: a Python without a global lock may load it.
+PYBIND11_MODULE(_ffi, module, py::mod_gil_not_used()) {
   module.doc() = "The native kernels of bandjax, as handlers of XLA's foreign function interface.";
   // Of the headers that this was built with. A runtime takes handlers of its own version or older.
   module.attr("FFI_API_VERSION") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

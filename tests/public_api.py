@@ -11,8 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 # What is neither a class nor a function, and what is imported when asked for.
-MORE = {"": ("Band", "BandConv", "NATIVE_TARGETS", "linen", "nnx", "save_spectra")}
-MODULES = ("", ".codecs", ".linen", ".memory", ".nnx", ".plot", ".schedule", ".spectral")
+MORE = {
+    "": (
+        *("Band", "BandConv", "NATIVE_TARGETS", "equinox", "keras", "linen", "nnx"),
+        "save_spectra",
+    )
+}
+MODULES = ("", ".codecs", ".equinox", ".keras", ".linen", ".memory", ".nnx", ".plot")
+MODULES += (".schedule", ".spectral")
 
 
 def _signature(value: Any) -> str:

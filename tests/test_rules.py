@@ -20,9 +20,10 @@ FLOORS = (
     ("_conv", "codecs"),
     ("_saved",),
     ("_analysis", "_flax", "memory"),
-    ("linen", "nnx", "plot", "spectral"),
+    ("equinox", "keras", "linen", "nnx", "plot", "spectral"),
     ("_renamed",),
     ("__init__",),
+    ("__main__",),
 )
 SOURCES = {
     f"{folder}/{pattern}": sorted((ROOT / folder).rglob(pattern))

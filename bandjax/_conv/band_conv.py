@@ -13,10 +13,12 @@ from jax import Array
 from jaxtyping import Float
 
 from bandjax._bands.band import Band
+from bandjax._conv import complex_numbers, plain
 from bandjax._conv.choose import choose
 from bandjax._conv.geometry import ConvGeometry, PaddingLike, canonical_padding, conv_geometry
 from bandjax._conv.methods import FilterDomain
 from bandjax._conv.operator import apply
+from bandjax._conv.operator import convolve as differentiable
 from bandjax._conv.options import ConvSpec
 from bandjax._parallel import mesh
 from bandjax._spectra.types import Precision
@@ -58,7 +60,9 @@ def band_conv(
 
     Args:
       x: ``(batch..., *spatial, in)``, any number of batch dimensions, 1 to 3 spatial ones; float32,
-        float64, bfloat16 or float16. Half types are computed in float32 and returned in their own.
+        float64, bfloat16, float16, complex64 or complex128. Half types are computed in float32 and
+        returned in their own. Of complex numbers the band keeps both signs of every frequency; the
+        kernel is not conjugated, as in ``jax.lax``.
       kernel: ``(*taps, in / feature_group_count, out)``, of the same type.
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, :class:`bandjax.Energy`, or None
         for every frequency.
@@ -77,6 +81,8 @@ def band_conv(
         from shapes, band and platform.
       implementation: ``"native"`` computes method "dft" by the native kernels, ``"xla"`` any method
         in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
+        ``"jax"`` has no rule for derivatives of its own: forward mode and ``jax.linear_transpose``
+        work, but it is slower, and the backward pass keeps what JAX chooses.
       residual_dtype: type in which the spectrum is kept; the forward pass continues from the
         rounded values. By default the input's own type. ``jnp.int8`` keeps 8 bits of each number,
         with scales for the frequencies and the channels of each example; it has first derivatives
@@ -95,14 +101,15 @@ def band_conv(
       an int32 array ``(spatial axes,)``.
 
     Raises:
-      TypeError: an argument of the wrong type, or an input that is not floating point.
+      TypeError: an argument of the wrong type, or an input that is neither floating point nor
+        complex.
       ValueError: a value out of range, or shapes that do not fit together.
       RuntimeError: ``implementation="native"`` without native kernels; it says how to build them.
 
-    Reverse-mode derivatives of any order are exact. Forward mode (``jax.jvp``, ``jax.jacfwd``, and
-    so ``jax.hessian``) raises JAX's error for ``custom_vjp`` functions; second derivatives are
-    ``jax.jacrev(jax.jacrev(f))``. ``jax.linear_transpose`` does not look into such functions; the
-    transpose is ``jax.vjp(f, x)[1]``.
+    Reverse-mode derivatives of any order are exact. Forward mode (``jax.jvp``, ``jax.jacfwd``,
+    ``jax.hessian``) and ``jax.linear_transpose`` need ``implementation="jax"``; without it they
+    raise JAX's error for ``custom_vjp`` functions. (Second derivatives without forward mode are
+    ``jax.jacrev(jax.jacrev(f))``, the transpose is ``jax.vjp(f, x)[1]``.)
 
     Example:
       >>> x, kernel = jnp.ones((2, 32, 32, 3)), jnp.ones((3, 3, 3, 8))
@@ -148,12 +155,18 @@ def convolve(
 
     ``options`` are the further arguments of :func:`bandjax.conv_geometry`.
     """
-    x, kernel = as_arrays(x, kernel)
+    x, kernel = as_arrays(x, kernel, takes_complex=True)
     geometry = conv_geometry(
         x.shape, kernel.shape, spec.band, padding=padding, grid=spec.grid, **options
     )
+    complex_ = complex_numbers.is_complex(x.dtype)
+    if complex_:
+        geometry = complex_numbers.real_geometry(geometry, x.dtype)
+        x = complex_numbers.parts_of_input(x, geometry.groups)
+        kernel = complex_numbers.parts_of_kernel(kernel, geometry.groups)
     reflect = canonical_padding(padding) == "REFLECT"
-    return run(spec, geometry, x, kernel, precision, out_sharding, reflect=reflect)
+    y, modes = run(spec, geometry, x, kernel, precision, out_sharding, reflect=reflect)
+    return (complex_numbers.from_parts(y, geometry.groups) if complex_ else y), modes
 
 
 def run(
@@ -185,23 +198,28 @@ def run(
     chosen = choose(geometry, spec, x.dtype, domain, precision=precision)
     residual_dtype = x.dtype if spec.residual_dtype is None else spec.residual_dtype
     method = chosen(geometry, residual_dtype, spec.recompute_filter, precision, domain)
-    operator = functools.partial(apply, method, reflect=reflect)
+    by = plain.convolve if spec.implementation == "jax" else differentiable
+    operator = functools.partial(apply, method, reflect=reflect, by=by)
     return mesh.call(operator, x, kernel, len(geometry.axes), out_sharding)
 
 
-def as_arrays(x: Any, kernel: Any, name: str = "kernel") -> tuple[jax.Array, jax.Array]:
+def as_arrays(
+    x: Any, kernel: Any, name: str = "kernel", *, takes_complex: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Returns both as JAX arrays.
 
     NumPy's float64 becomes JAX's default type first, as in ``jax.lax``.
 
     Raises:
-      TypeError: they are no floating-point arrays, or of two types.
+      TypeError: they are no arrays of floating-point, or where it is taken complex, type, or of
+        two types.
     """
+    types = "floating-point or complex" if takes_complex else "floating-point"
     for label, array in (("x", x), (name, kernel)):
         if not isinstance(array, jax.Array | np.ndarray):
             raise TypeError(f"{label} must be an array, got {type(array).__name__}")
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{label} must be of a floating-point type, got {array.dtype}")
+        if not jnp.issubdtype(array.dtype, jnp.inexact if takes_complex else jnp.floating):
+            raise TypeError(f"{label} must be of a {types} type, got {array.dtype}")
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if x.dtype != kernel.dtype:
         raise TypeError(

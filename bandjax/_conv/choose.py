@@ -44,6 +44,8 @@ def choose(
         not take such a filter.
     """
     platform = jax.default_backend() if platform is None else platform
+    if spec.implementation == "jax":
+        return Direct
     classes = [c for c in CLASSES if c.supports(geometry, dtype, platform, domain)]
     if spec.implementation == "native":
         _require_native(spec.method, dtype, platform)

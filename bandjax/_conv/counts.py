@@ -29,6 +29,8 @@ def residual_bytes(
     batch, channels = math.prod(geometry.batch), geometry.in_features
     kept_dtype = jnp.dtype(dtype if spec.residual_dtype is None else spec.residual_dtype)
     scale = compute_dtype(dtype).itemsize
+    if spec.implementation == "jax":  # What the taps read, and for an Energy band no more.
+        return math.prod(_window(geometry)) * batch * channels * scale
     if geometry.keeps_input:
         numbers = math.prod(axis.size for axis in geometry.axes)
     else:
@@ -64,13 +66,12 @@ def multiply_adds(
     size = [axis.size for axis in axes]
     if issubclass(method, Direct):
         taps = math.prod(axis.out * axis.taps for axis in axes)
-        window = [(a.out - 1) * a.stride + a.kernel_points[-1] + 1 for a in axes]
         if geometry.exact:
             projection = 0
         elif transform_of_projection(geometry) == "fft":
             projection = 2 * fast * inputs
         else:
-            projection = inputs * (transform(size) + transform(window))
+            projection = inputs * (transform(size) + transform(_window(geometry)))
         return projection, batch * taps * pairs
     bare = method(geometry, np.dtype(np.float32), filter_domain=domain)
     if isinstance(bare, XlaMethod) and bare.transform.method == "fft":
@@ -82,3 +83,8 @@ def multiply_adds(
             + outputs * transform([axis.out for axis in axes])
         )
     return transforms, 4 * geometry.kept * batch * pairs
+
+
+def _window(geometry: ConvGeometry) -> list[int]:
+    """Points of each axis that taps read."""
+    return [(a.out - 1) * a.stride + a.kernel_points[-1] + 1 for a in geometry.axes]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bandjax._bands.band import Band
 from bandjax._conv.band_conv import convolve
+from bandjax._conv.complex_numbers import real_dtype
 from bandjax._conv.geometry import PaddingLike
 from bandjax._conv.options import ConvSpec
 
@@ -67,7 +68,7 @@ class ConvGeneralDilated(ConvSpec):
             wide = jnp.dtype(preferred_element_type)
             if wide.itemsize > x.dtype.itemsize:
                 if spec.residual_dtype is None:
-                    spec = dataclasses.replace(spec, residual_dtype=x.dtype)
+                    spec = dataclasses.replace(spec, residual_dtype=real_dtype(x.dtype))
                 x, kernel = x.astype(wide), kernel.astype(wide)
         y, modes = convolve(
             spec,

@@ -80,6 +80,7 @@ def apply(
     kernel: Float[Array, "*taps c O"],
     *,
     reflect: bool = False,
+    by: Any = convolve,
 ) -> tuple[Float[Array, "*batch_spatial_out O"], Int[Array, " rank"]]:
     """Makes the batch one axis and the numbers float32 or float64, convolves, and undoes both.
 
@@ -88,6 +89,7 @@ def apply(
       x: ``(batch..., *spatial, in)``.
       kernel: as ``method`` takes it.
       reflect: pad ``x`` by reflection first.
+      by: what convolves: :func:`convolve`, or another with its arguments and results.
 
     Returns:
       ``(batch..., *spatial_out, out)``, and the limits of the kept box, int32 ``(axes,)``.
@@ -104,7 +106,7 @@ def apply(
     x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
     # Some methods read and write bfloat16 themselves.
     stored = dtype if method.reads_bfloat16 and dtype == jnp.bfloat16 else compute
-    y, level = convolve(method, x.astype(stored), kernel.astype(compute))
+    y, level = by(method, x.astype(stored), kernel.astype(compute))
     if level is not None:
         modes = energy.modes_of(geometry, level)
     return y.astype(dtype).reshape(geometry.output_shape), modes

@@ -13,7 +13,7 @@ from bandjax._bands.band import Band, check_band
 from bandjax._conv.classes import CLASSES
 
 METHODS = ("auto", *sorted({c.name for c in CLASSES}))
-IMPLEMENTATIONS = (None, "xla", "native")
+IMPLEMENTATIONS = (None, "xla", "native", "jax")
 RESIDUAL_DTYPES = tuple(map(jnp.dtype, ("int8", "bfloat16", "float16", "float32", "float64")))
 
 
@@ -54,7 +54,8 @@ class ConvSpec:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.implementation not in IMPLEMENTATIONS:
             raise ValueError(
-                f"implementation must be None, 'xla' or 'native', got {self.implementation!r}"
+                "implementation must be None, 'xla', 'native' or 'jax', "
+                f"got {self.implementation!r}"
             )
         if not isinstance(self.recompute_filter, bool):
             raise TypeError(
@@ -65,9 +66,23 @@ class ConvSpec:
                 "recompute_filter=False needs implementation None or 'xla': the native kernels "
                 "never hold the filter's spectrum, got implementation='native'"
             )
+        if self.implementation == "jax":
+            self._check_plain()
         if self.residual_dtype is not None:
             # One form of all spellings of a type: equal options compare equal.
             object.__setattr__(self, "residual_dtype", _residual_dtype(self.residual_dtype))
+
+    def _check_plain(self) -> None:
+        for name, plain in (("residual_dtype", None), ("recompute_filter", True)):
+            if getattr(self, name) is not plain:
+                raise ValueError(
+                    f"{name} does not go with implementation='jax', where JAX chooses what the "
+                    f"backward pass keeps, got {getattr(self, name)!r}"
+                )
+        if self.method not in ("auto", "direct"):
+            raise ValueError(
+                f"method must be 'auto' or 'direct' with implementation='jax', got {self.method!r}"
+            )
 
 
 def _residual_dtype(asked: Any) -> Any:

@@ -14,6 +14,7 @@ from bandjax._bands.band import Energy, at_strides
 from bandjax._bands.boxes import smallest_box
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._bands.plan import LayerPlan, Plan
+from bandjax._conv.complex_numbers import is_complex, parts_of_input
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._flax.inputs import Observations, observed, run_batches, spectrum_of
 from bandjax._flax.select import Where, shown
@@ -133,6 +134,8 @@ def spectral_power(x: jax.Array, geometry: ConvGeometry) -> jax.Array:
     Returns:
       ``(g_1, ..., g_last // 2 + 1)``, of float32, or float64 for such an input.
     """
+    if is_complex(x.dtype):  # The powers of both parts are added.
+        x = parts_of_input(x, groups=1)
     spectrum = spectrum_of(x, geometry)
     power = jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
     return power.sum(axis=(0, -1))

@@ -87,8 +87,8 @@ def refusal(layer: ConvLayer) -> str | None:
     if rank > 3:
         return f"{rank} spatial axes, at most 3 can be band-limited"
     dtype = layer.module.dtype or layer.module.param_dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
-        return f"it computes in {jnp.dtype(dtype)}, only real floating-point types can"
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return f"it computes in {jnp.dtype(dtype)}, only floating-point and complex types can"
     if getattr(layer.module, "param_domain", "spatial") == "spectral":
         return "its parameters are spectral, of a band of their own"
     custom = layer.module.conv_general_dilated

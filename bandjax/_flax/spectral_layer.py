@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bandjax._bands.band import Energy, Modes
 from bandjax._bands.frequencies import frequencies
+from bandjax._conv.complex_numbers import is_complex
 from bandjax._conv.geometry import Axis, ConvGeometry, canonical_padding, conv_geometry
 from bandjax._conv.spectral_conv import modes_at, spectral_conv
 from bandjax._flax.layer import arguments_of
@@ -35,6 +36,11 @@ def check(layer: Any) -> None:
         if decay:
             raise ValueError("spectral_decay is for param_domain='spectral'")
         return
+    dtype = layer.dtype or layer.param_dtype
+    if is_complex(dtype):
+        raise ValueError(
+            f"param_domain='spectral' holds spectra of real filters, got {jnp.dtype(dtype)}"
+        )
     if isinstance(layer.band, Energy):
         raise ValueError(
             "a band of Energy changes from call to call and cannot hold parameters: with "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bandjax._bands.band import Band, Energy
 from bandjax._conv.choose import choose
+from bandjax._conv.complex_numbers import is_complex, real_dtype, real_geometry
 from bandjax._conv.counts import multiply_adds, residual_bytes
 from bandjax._conv.geometry import ConvGeometry, conv_geometry
 from bandjax._conv.lax import ConvGeneralDilated
@@ -376,23 +377,26 @@ def _of_call(call: Call) -> LayerSummary:
     if not hasattr(layer, "feature_group_count"):  # ConvTranspose: each input meets each tap.
         every = math.prod(shape) * math.prod(taps) * out_features
         record = dataclasses.replace(record, dense_multiply_adds=every)
+    if is_complex(dtype):
+        record = dataclasses.replace(record, dense_multiply_adds=4 * record.dense_multiply_adds)
     if options is None:
         return dataclasses.replace(
             record, kept_bytes=record.dense_bytes, products=record.dense_multiply_adds
         )
     geometry = _geometry(layer, options, shape, kernel_shape)
+    real, real_type = real_geometry(geometry, dtype), real_dtype(dtype)
     spec = ConvSpec.of(options)
     domain: FilterDomain = getattr(layer, "param_domain", "spatial")
     precision = getattr(layer, "precision", None)
-    method = choose(geometry, spec, dtype, domain, precision=precision)
-    transforms, products = multiply_adds(method, geometry, domain)
+    method = choose(real, spec, real_type, domain, precision=precision)
+    transforms, products = multiply_adds(method, real, domain)
     return dataclasses.replace(
         record,
         band=spec.band,
         geometry=geometry,
         method=method.name,
         native=method.native,
-        kept_bytes=residual_bytes(method, geometry, spec, dtype, domain),
+        kept_bytes=residual_bytes(method, real, spec, real_type, domain),
         transforms=transforms,
         products=products,
     )
