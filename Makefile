@@ -12,7 +12,8 @@ KERNELS ?= native
 NATIVE := $(shell find ffi -type f)
 CPP := $(filter %.h %.cpp %.inc %.cuh %.cu,$(NATIVE))
 
-.PHONY: help train paper test test-full foreign coverage lint format asan isa-check cuda-check benchmark figures clean
+.PHONY: help train paper test test-full foreign coverage lint format docs wheel sdist-check asan isa-check \
+  cuda-check benchmark figures clean
 .DEFAULT_GOAL := help
 
 # Packages are installed uncompiled, so what is imported must be kept compiled.
@@ -46,6 +47,14 @@ $(VENV)/.linters: pyproject.toml $(VENV)/.testers
 	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[lint]'
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.testers
+	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[docs]'
+	@touch $@
+
+$(VENV)/.packagers: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile 'bandjax[package]'
+	@touch $@
+
 train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and band-limited, and compare.
 	$(BIN)/python -m experiments.train --model resnet8 --data digits \
 	  --epochs 12 --batch-size 64 --schedule onecycle \
@@ -72,11 +81,40 @@ lint: $(VENV)/.linters  ## Check format, style, types, and the rules of imports 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	@if command -v actionlint >/dev/null; then actionlint .github/workflows/*.yml; \
+	else echo 'workflows: no actionlint on this machine'; fi
 
 format: $(VENV)/.linters  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(CPP)
+
+# Notebooks that did not change are not run again, while build/ is there.
+docs: $(VENV)/.docs  ## Build the site, run its notebooks, follow its links: build/docs/html.
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+	  --doctree-dir build/docs/trees docs build/docs/html
+	$(BIN)/python docs/check_links.py build/docs/html
+
+# From the source archive, so that this is seen to be whole. Not on Linux the tag is right already.
+wheel: $(VENV)/.packagers  ## Build the source archive, and from it a wheel for package indexes: dist/.
+	rm -rf build/wheel dist
+	$(BIN)/pyproject-build --outdir build/wheel -C cmake.define.BANDJAX_KERNELS=all . >build/wheel.log 2>&1 \
+	  || { cat build/wheel.log; exit 1; }
+	mkdir -p dist && mv build/wheel/*.tar.gz dist
+	if [ "$$(uname)" = Linux ]; then \
+	  PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else mv build/wheel/*.whl dist; fi
+
+# Without the clone's source on the path, and without any compiler.
+sdist-check: wheel  ## Check archive and wheel; test the wheel in an environment with no compiler.
+	$(BIN)/python .ci/check_wheel.py dist
+	rm -rf build/bare
+	$(BIN)/python -m venv build/bare
+	CXX=/bin/false CC=/bin/false build/bare/bin/python -m pip install --quiet --no-compile \
+	  dist/*.whl beartype flatbuffers pytest pytest-xdist
+	cd build && bare/bin/python -m bandjax
+	build/bare/bin/pytest --numprocesses $(WORKERS) \
+	  $(addprefix tests/native/test_,extension.py handlers.py native.py native_fft.py precision.py)
 
 asan: $(VENV)/.installed  ## Run the CPU kernels on random shapes under sanitizers.
 	$(BUILD)/asan -C build-dir=build/asan -C cmake.define.BANDJAX_FUZZ=ON .

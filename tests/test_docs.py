@@ -19,11 +19,14 @@ from flax import linen, nnx
 import bandjax
 
 ROOT = Path(__file__).parents[1]
-GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*GUIDE, ROOT / "BUILD.md", ROOT / "CHANGELOG.md", ROOT / "ffi" / "README.md"]
+# Pages of the site alone are made of others, and its notebooks are run when it is built.
+ON_SITE = [p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "site"]
+GUIDE = [ROOT / "README.md", *ON_SITE]
+PAGES = [*GUIDE, *(ROOT / name for name in ("BUILD.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
+PAGES += [ROOT / "CODE_OF_CONDUCT.md", ROOT / "ffi" / "README.md"]
 RESULTS = ROOT / "experiments" / "results"
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*|\{[\w-]+\}.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODULES = [
     found.name
     for found in pkgutil.walk_packages(bandjax.__path__, "bandjax.")

@@ -66,8 +66,9 @@ def spectral_conv(
         part at DC, is without effect and its gradient zero.
       kernel_size: taps of the spatial kernel that it stands for: they set padding and grid.
       kernel_grid: points of the circle that ``kernel_spectrum`` belongs to; that of ``x`` if None.
-      strides, padding, input_dilation, kernel_dilation, feature_group_count, grid, residual_dtype,
-        precision, out_sharding: see :func:`bandjax.band_conv`. ``"REFLECT"`` is not there.
+      strides, padding, input_dilation, kernel_dilation, feature_group_count, grid: see
+        :func:`bandjax.band_conv`. ``"REFLECT"`` is not there.
+      residual_dtype, precision, out_sharding: see :func:`bandjax.band_conv`.
       method: ``"fft"``, ``"dft"``, or ``"auto"`` for the cheaper of the two.
 
     Returns:

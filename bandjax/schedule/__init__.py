@@ -2,7 +2,7 @@
 
 Schedules are called on the host, between steps, and never inside a jitted function: a band is
 static, and each new one is a compilation. A schedule therefore knows the finite set of its bands,
-or a bound on their number. What a step is, a batch or an epoch, is for the caller to say.
+or a bound on their number. What a step is, a batch or an epoch, is for the caller to say::
 
     schedule = ramp(0, 0.5, steps=10, levels=6)
     steps = Compiled(make_step, max_bands=schedule.max_bands)   # make_step(band) -> a function

@@ -1,0 +1,107 @@
+"""The site's own code: links that lead out of docs/, and links that lead nowhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "docs" / "conf.py"
+
+
+def loaded(path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "wanted"),
+    [
+        ("method", "[a](../BUILD.md#benchmarks)", "[a](site/building.md#benchmarks)"),
+        ("faq", "[a](README.md)", "[a](index.md)"),
+        ("howto/band", "[a](../models.md#plans)", "[a](../models.md#plans)"),
+        ("results", "[a](../experiments/results/memory.json)", None),
+        ("faq", "[a](https://example.org/x)", None),
+        ("results", "[records](../experiments/results)", "records (`experiments/results` of the"),
+    ],
+)
+def test_links_out_of_the_docs_lead_to_the_site(page, text, wanted, monkeypatch):
+    source = [text]
+    loaded(CONF, monkeypatch)._lead_within_the_site(None, page, source)
+    assert source[0].startswith(text if wanted is None else wanted)
+
+
+def test_a_page_from_elsewhere_is_that_page(monkeypatch):
+    source = [(ROOT / "docs/site/building.md").read_text()]
+    loaded(CONF, monkeypatch)._lead_within_the_site(None, "site/building", source)
+    assert source[0].startswith("# Building and developing")
+    assert "](../memory.md#the-allocator-of-the-c-library)" in source[0]
+
+
+def test_every_page_is_in_the_index():
+    told = (ROOT / "docs" / "index.md").read_text()
+    entries = {line for line in told.splitlines() if re.fullmatch(r"[\w/]+", line)}
+    there = {
+        str(path.relative_to(ROOT / "docs").with_suffix(""))
+        for path in (ROOT / "docs").rglob("*.md")
+    }
+    within = {name for name in there if name.startswith("api/") and name != "api/index"}
+    assert there - within - {"index", "README"} <= entries | {
+        name for name in there if name.startswith(("paper", "study", "howto/codec"))
+    }
+    assert entries <= there
+
+
+def test_dead_links_are_found(tmp_path, monkeypatch, capsys):
+    links = loaded(ROOT / "docs" / "check_links.py", monkeypatch)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.html").write_text(
+        '<p id="here"><a href="../two.html#there">x</a><a href="#here">x</a>'
+        '<img src="https://example.org/none.png"><a href="../b%20c.txt">x</a></p>'
+    )
+    (tmp_path / "two.html").write_text('<a name="there"></a><a href="a/one.html#gone">x</a>')
+    (tmp_path / "b c.txt").write_text("")
+    assert links.dead(tmp_path) == ["two.html: a/one.html#gone"]
+    (tmp_path / "b c.txt").unlink()
+    assert links.dead(tmp_path) == ["a/one.html: ../b%20c.txt", "two.html: a/one.html#gone"]
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
+    assert links.main() == 1
+    assert "gone" in capsys.readouterr().out
+
+
+def test_a_wheel_that_lacks_something_is_found(tmp_path, monkeypatch):
+    check = loaded(ROOT / ".ci" / "check_wheel.py", monkeypatch)
+    name = "bandjax-0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    tracked = [p for p in (ROOT / "bandjax").rglob("*") if p.suffix in {".py", ".typed"}]
+
+    def made(name, left_out=(), **changed):
+        path = tmp_path / name
+        with zipfile.ZipFile(path, "w") as archive:
+            for source in tracked:
+                inside = str(source.relative_to(ROOT))
+                if inside not in left_out:
+                    archive.writestr(inside, changed.get(source.stem, source.read_bytes()))
+            archive.writestr("bandjax/_ffi.cpython-311.so", b"")
+            if not (ROOT / "bandjax" / "_built.py").exists():
+                archive.writestr("bandjax/_built.py", b"")
+        return path
+
+    def git(*args, **options):
+        files = [str(p.relative_to(ROOT)) for p in tracked if p.name != "_built.py"]
+        return type("Done", (), {"stdout": "\n".join(files)})
+
+    monkeypatch.setattr(check.subprocess, "run", git)
+    assert check.problems(made(name)) == []
+    assert check.problems(made(name, {"bandjax/nnx.py"})) == ["missing: bandjax/nnx.py"]
+    assert check.problems(made(name, linen=b"other")) == ["differs: bandjax/linen.py"]
+    if sys.platform.startswith("linux"):
+        (told,) = check.problems(made("bandjax-0-cp311-cp311-linux_x86_64.whl"))
+        assert "of this machine alone" in told
