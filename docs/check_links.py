@@ -30,7 +30,9 @@ class Page(HTMLParser):
 
 def dead(folder: Path) -> list[str]:
     """Links that lead nowhere, each with its page; those to other sites are not followed."""
-    pages = {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html"))}
+    # What lies under _static is the theme's: templates, too.
+    paths = [p.resolve() for p in sorted(folder.rglob("*.html")) if "_static" not in p.parts]
+    pages = {path: Page(path) for path in paths}
     found = []
     for path, page in pages.items():
         for target in page.targets:
