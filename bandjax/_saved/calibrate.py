@@ -165,8 +165,8 @@ def calibrate_codec(
       >>> def f(w, x):
       ...     return jnp.tanh(jnp.tanh(x @ w)).sum()
       >>> batch = jnp.eye(64), jnp.linspace(-1, 1, 2048).reshape(32, 64)
-      >>> calibrate_codec(f, [batch], bits=6)
-      FittedDct(bits=6, 2 maps)
+      >>> calibrate_codec(f, [batch], bits=6).bits
+      6
     """
     check_bits("bits", bits, 0.5, 12)
     totals: list[np.ndarray] | None = None

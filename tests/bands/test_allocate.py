@@ -16,6 +16,8 @@ import bandjax
 from bandjax import Budget, Compression, Energy, Nyquist, Plan
 from bandjax._flax.allocate import cheapest
 
+pytestmark = pytest.mark.thin(3)
+
 
 def projected(x: np.ndarray, grid: tuple[int, ...], box: tuple[int, ...]) -> np.ndarray:
     """What a box holds of samples ``(batch, *spatial, channels)``, by matrices of the DFT."""

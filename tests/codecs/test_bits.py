@@ -11,6 +11,8 @@ import pytest
 from bandjax._native import extension
 from bandjax.codecs._bits import pack_bits, unpack_bits
 
+pytestmark = pytest.mark.thin(3)
+
 
 @pytest.mark.parametrize("way", ["native", "xla"])
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pytest
 
 from bandjax.codecs import Average, Cast, Codec, Dct, Offload, Uniform
 
+pytestmark = pytest.mark.thin(12)
+
 LOSSY = [Dct(bits=8), Dct(bits=2.5), Dct(bits=6, share=0.25), Average(), Uniform(), Uniform(5, 32)]
 SHAPES = [
     *((2, 16, 9, 5), (3, 4, 2, 40), (1, 7, 7, 3), (2, 130, 6), (1, 5, 9, 4, 3), (5, 70)),

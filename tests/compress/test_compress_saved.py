@@ -15,6 +15,8 @@ import bandjax
 from bandjax import compress_saved
 from bandjax.codecs import Average, Cast, Codec, Dct, Uniform
 
+pytestmark = pytest.mark.thin(3)
+
 EXACT = Cast(jnp.float32)  # Loses nothing: gradients are those of the function itself.
 
 

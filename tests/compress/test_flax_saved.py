@@ -12,6 +12,8 @@ from flax import nnx
 import bandjax
 from bandjax.codecs import Cast, Dct
 
+pytestmark = pytest.mark.thin(2)
+
 EXACT = Cast(jnp.float32)
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32))
 

@@ -19,6 +19,8 @@ from flax import nnx
 import bandjax
 from bandjax import Compression, Energy, Modes, Nyquist
 
+pytestmark = pytest.mark.thin(4)
+
 SWEEP, COUNT, CHUNK = 41, 192, 6
 
 

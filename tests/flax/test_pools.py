@@ -15,6 +15,8 @@ import bandjax
 from bandjax import Compression, Energy, Modes, Nyquist
 from bandjax.nnx import spectral_pool
 
+pytestmark = pytest.mark.thin(4)
+
 
 def pooled(x, window, strides, pads, limits=None):
     """Filters every channel of ``(batch, *spatial, channels)`` on its circle; then chooses points.

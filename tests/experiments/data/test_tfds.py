@@ -316,7 +316,7 @@ def test_what_is_missing_or_not_for_it(tmp_path, monkeypatch):
         data.load("tfds:cifar10")
     with pytest.raises(UserError, match="unknown data set 'tfds:'"):
         data.load("tfds:", tmp_path)
-    with pytest.raises(UserError, match="image_size is for data sets tfds:NAME alone, not for dig"):
+    with pytest.raises(UserError, match="image_size of digits must be a multiple of 8, got 12"):
         data.load("digits", None, 12)
     with pytest.raises(UserError, match="image_size must be at least 1, got 0"):
         settings_for("cnn", "tfds:cifar10", image_size=0)
