@@ -17,12 +17,12 @@ namespace bandjax {
 
 // All that is static about one axis.
 struct AxisShape {
-  int64_t grid;     // points on the circle; 0 where nothing but the table tells the positions
-  int64_t step;     // from one sample to the next
-  int64_t samples;  // n
-  int64_t limit;    // U, the largest kept frequency
-  bool half;        // whether frequencies 0 .. U are kept, and not -U .. U
-  bool inverse;     // whether they carry the weights c_u / grid
+  int64_t grid;       // points on the circle; 0 where nothing but the table tells the positions
+  int64_t step;       // from one sample to the next
+  int64_t samples;    // n
+  int64_t limit;      // U, the largest kept frequency
+  bool half;          // whether frequencies 0 .. U are kept, and not -U .. U
+  bool inverse;       // whether they carry the weights c_u / grid
   bool bare = false;  // whether there is no table, so that the fast transform must be taken
 };
 
