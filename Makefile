@@ -127,12 +127,13 @@ isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portab
 	@! find $(VENV)/build -name '*_avx*.o' -exec nm --defined-only --demangle {} + \
 	  | grep ' W ' | grep -v 'bandjax::avx'
 
-# XLA's own barriers hold on a GPU: bandjax_hold is for the CPU alone.
+# For the CPU alone: bandjax_hold (XLA's own barriers hold on a GPU), and the packing of codecs.
 cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architecture, and load them.
 	rm -rf build/cuda
 	$(BIN)/python -m pip install --quiet --no-deps --target build/cuda -C cmake.define.BANDJAX_CUDA=ON .
 	cd build/cuda/bandjax && $(abspath $(BIN))/python -c 'import _ffi; \
-	  assert _ffi.cpu_handlers().keys() - {"bandjax_hold"} <= _ffi.cuda_handlers().keys(); \
+	  alone = {"bandjax_hold"} | {f"bandjax_{n}{b}" for n in ("pack", "unpack") for b in ("", "_bits")}; \
+	  assert _ffi.cpu_handlers().keys() - _ffi.cuda_handlers().keys() == alone; \
 	  print(_ffi.CUDA_ARCHITECTURES)'
 
 benchmark: $(VENV)/.installed  ## Time ResNet-18's layers against their peers (minutes).

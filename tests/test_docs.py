@@ -48,7 +48,7 @@ def headings(page):
 # -------------------------------------------------------------------------------------- examples
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     module = importlib.import_module(name)
@@ -75,9 +75,15 @@ def blocks(page):
                 yield line, "\n".join(kept)
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize(
-    "page", [page for page in GUIDE if any(True for _ in blocks(page))], ids=named
+    "page",
+    # By default the pages that a newcomer reads first.
+    [
+        pytest.param(page, marks=[pytest.mark.full] * (page.stem not in ("README", "start")))
+        for page in GUIDE
+        if any(True for _ in blocks(page))
+    ],
+    ids=named,
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -15,8 +15,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 _CHEAP = frozenset(
     [
         *("abs", "add", "add_any", "atan2", "cbrt", "clamp", "cos", "cosh", "div", "erf", "erfc"),
-        *("exp", "exp2", "expm1", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul"),
-        *("neg", "pow", "rsqrt", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh"),
+        *("exp", "exp2", "expm1", "integer_pow", "log", "log1p", "log2", "logistic", "max", "min"),
+        *("mul", "neg", "one_minus_square", "polynomial", "pow", "rsqrt", "sin", "sinh", "sqrt"),
+        *("square", "sub", "tan", "tanh"),
         *("and", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "select_n", "xor"),
         *("broadcast_in_dim", "concatenate", "expand_dims", "iota", "pad", "reshape", "rev"),
         *("slice", "split", "squeeze", "transpose"),

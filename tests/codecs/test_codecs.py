@@ -34,7 +34,7 @@ def smooth(shape, seed=0, dtype=np.float32):
 
 
 def there_and_back(codec, x):
-    return np.asarray(codec.unpack(codec.pack(x)), np.float64)
+    return np.asarray(jax.jit(lambda x: codec.unpack(codec.pack(x)))(x), np.float64)
 
 
 @whatever_shape
@@ -83,8 +83,8 @@ def random_shape(seed):
 @pytest.mark.parametrize(
     "seeds",
     [
-        range(6),
-        *(pytest.param(range(n, n + 26), marks=pytest.mark.full) for n in range(6, 500, 26)),
+        range(2),
+        *(pytest.param(range(n, n + 26), marks=pytest.mark.full) for n in range(2, 500, 26)),
     ],
     ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}",
 )

@@ -11,7 +11,7 @@ from flax import nnx
 import bandjax
 from bandjax import Compression
 
-pytestmark = pytest.mark.thin(4)
+pytestmark = pytest.mark.thin(8)
 
 X = jnp.asarray(np.random.default_rng(21).normal(size=(2, 8, 8, 2)), jnp.float32)
 KERNEL = jnp.asarray(np.random.default_rng(22).normal(size=(3, 3, 2, 2)), jnp.float32)

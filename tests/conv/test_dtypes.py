@@ -14,7 +14,7 @@ from choices import crossed
 
 import bandjax
 
-pytestmark = pytest.mark.thin(2)
+pytestmark = pytest.mark.thin(3)
 
 # An example with stride, odd sizes and groups; in 2-D so that every method has two axes to pass.
 GEOMETRY = oracle.axes(

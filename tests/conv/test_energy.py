@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
-pytestmark = pytest.mark.thin(6)
+pytestmark = pytest.mark.thin(10)
 
 SHAPES = [(9,), (40,), (33,), (8, 8), (12, 7), (5, 16), (3, 4, 5), (6, 6, 6)]
 
@@ -63,7 +63,7 @@ def boxes(inputs, kernel, band):
     return jax.lax.map(box, inputs)
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(12)
 @pytest.mark.parametrize(
     ("shape", "bound"), crossed(SHAPES, [None, bandjax.Compression(0.5)], strength=1)
 )
@@ -181,7 +181,7 @@ def on_the_box_that_is_found(bound, x_shape, kernel_shape, arguments):
     return functools.partial(values, band), values(bandjax.Modes(*modes), "fft")
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(12)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("bound", "x_shape", "kernel_shape", "arguments", "method"),

@@ -104,6 +104,7 @@ def test_linearize_and_linear_transpose():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.full
 def test_hessian_of_a_small_network():
     """Forward over reverse mode, of a whole model, against reverse over reverse."""
     model = nnx.Sequential(

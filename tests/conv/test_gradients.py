@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 
 import bandjax
 
-pytestmark = [pytest.mark.thin(4), pytest.mark.usefixtures("x64")]
+pytestmark = [pytest.mark.thin(8), pytest.mark.usefixtures("x64")]
 
 SWEEP = 4
 EXAMPLES = [

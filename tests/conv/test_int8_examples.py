@@ -15,7 +15,7 @@ X = jnp.asarray(RNG.normal(size=(4, 12, 12, 8)), jnp.float32)
 KERNEL = jnp.asarray(RNG.normal(size=(3, 3, 8, 6)), jnp.float32)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("band", [None, Compression(0.5), Energy(0.9, Compression(0.5))])
 @pytest.mark.parametrize("method", ["dft", "fft", "direct"])
 def test_an_example_does_not_depend_on_its_neighbours(method, band):

@@ -19,7 +19,7 @@ from flax import nnx
 import bandjax
 from bandjax import Compression, Energy, Modes, Nyquist
 
-pytestmark = pytest.mark.thin(4)
+pytestmark = pytest.mark.thin(8)
 
 SWEEP, COUNT, CHUNK = 41, 192, 6
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
-pytestmark = pytest.mark.thin(3)
+pytestmark = pytest.mark.thin(5)
 
 BAND = bandjax.Compression(0.5)
 PLAIN = functools.partial(jax.checkpoint, policy=bandjax.save_spectra)

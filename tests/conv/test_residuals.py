@@ -18,7 +18,7 @@ from residuals import data, printed, residuals, without_kernel
 
 import bandjax
 
-pytestmark = pytest.mark.thin(3)
+pytestmark = pytest.mark.thin(5)
 
 NAME = "bandjax_spectrum"
 HALVES = [None, bandjax.Compression(0.5)]

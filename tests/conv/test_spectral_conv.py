@@ -16,7 +16,7 @@ from jax.test_util import check_grads
 import bandjax
 from bandjax.spectral import kernel_to_spectrum, spectrum_to_kernel
 
-pytestmark = pytest.mark.thin(4)
+pytestmark = pytest.mark.thin(6)
 
 HALF = bandjax.Compression(0.5)
 METHODS = ["fft", "dft", "auto"]

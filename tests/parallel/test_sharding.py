@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import bandjax
 
-pytestmark = pytest.mark.thin(3)
+pytestmark = pytest.mark.thin(5)
 
 BANDS = [bandjax.Compression(0.5), None]
 METHODS_AND_MESHES = [

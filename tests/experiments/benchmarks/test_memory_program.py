@@ -115,6 +115,7 @@ def test_fitting_in_another_process():
     assert len(fitting.seconds()) == 2
 
 
+@pytest.mark.full
 def test_what_the_other_process_says_when_it_fails():
     with pytest.raises(largest_batch.UserError, match=r"fcn, compression=2, .*: error: .*rate"):
         largest_batch.Fitting("fcn", "compression=2", "spectra").found()

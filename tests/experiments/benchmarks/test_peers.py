@@ -34,7 +34,7 @@ LAYERS = {
         "periodic", "test", 2, (8, 9), (8, 9), 4, 3, padding="CIRCULAR", bands=("none", "modes=3,2")
     ),
 }
-FIRST = ("2d", "depthwise")  # These alone run by default.
+FIRST = ("2d",)  # This alone runs by default.
 SMALL_NETWORK = Network("net", "test", 4, image=(8, 8, 3), widths=(4, 8), blocks=(1, 2))
 
 
@@ -82,8 +82,7 @@ def assert_close(got, expected):
             for name in LAYERS
             if name not in FIRST
         ),
-        ("2d", "forward"),
-        *(pytest.param(name, "forward", marks=pytest.mark.full) for name in LAYERS if name != "2d"),
+        *(pytest.param(name, "forward", marks=pytest.mark.full) for name in LAYERS),
     ],
 )
 def test_peers_on_jax_compute_the_same(name, direction):

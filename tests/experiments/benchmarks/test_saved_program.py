@@ -21,7 +21,8 @@ TINY = steps.Task(
 )
 
 
-@pytest.mark.parametrize("network", ["small", pytest.param("vit", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("network", ["small", "vit"])
 def test_run(tmp_path, capsys, monkeypatch, network, no_pictures):
     monkeypatch.setitem(steps.TASKS, network, SMALL if network == "small" else TINY)
     out = tmp_path / "deep" / "s.json"

@@ -102,7 +102,9 @@ def test_known_numbers_of_parameters():
         ("resnet18-pool", (32, 32, 3), 10, 11_173_962),
         ("resnet50", (224, 224, 3), 1000, 25_557_032),
         pytest.param("densenet121", (224, 224, 3), 1000, 7_978_856, marks=pytest.mark.full),
-        ("densenet121-12", (32, 32, 3), 10, densenet_by_hand(12)),
+        pytest.param(
+            "densenet121-12", (32, 32, 3), 10, densenet_by_hand(12), marks=pytest.mark.full
+        ),
     ],
 )
 def test_networks_by_name(name, shape, classes, published):
@@ -192,8 +194,7 @@ def some(*names):
     return [pytest.param(name, marks=[pytest.mark.full] * (name not in names)) for name in SMALL]
 
 
-@pytest.mark.thin(4)
-@pytest.mark.parametrize("name", some("basic", "densenet"))
+@pytest.mark.parametrize("name", some("basic"))
 def test_every_frequency_is_the_dense_network(name):
     ours, dense = steps_of(name, {"band": None}, {"band": None, "convolution": nnx.Conv})
     assert_close(ours, dense, 1e-4)

@@ -418,6 +418,7 @@ def test_a_narrower_band_keeps_fewer_bytes(small):
     assert dense > half > quarter > 0
 
 
+@pytest.mark.full
 def test_the_loop_is_measured_against_its_step(tmp_path, capsys):
     out = tmp_path / "loop.json"
     small = ["--model", "cnn", "--batch-size", "16", "--steps", "3", "--rounds", "2"]
