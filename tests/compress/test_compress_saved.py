@@ -241,6 +241,7 @@ def test_vmap():
     assert_near(mapped, jax.tree.map(lambda *g: jnp.stack(g), *alone))
 
 
+@pytest.mark.full
 def test_scan_around_and_within():
     w = 0.3 * normal(0, 3, 3, 3, 8, 8)
 

@@ -278,6 +278,7 @@ def test_a_filter_spectrum_that_is_kept(method):
         assert np.abs(value - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.full
 def test_each_element_of_a_vmap_finds_its_own():
     rng = np.random.default_rng(11)
     x = np.stack([smooth(rng, (2, 12, 11, 3)), rng.normal(size=(2, 12, 11, 3))])

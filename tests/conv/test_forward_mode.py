@@ -77,6 +77,7 @@ def test_values_and_gradients_are_those_of_the_other_ways(band, padding):
         assert oracle.gap(actual, wanted) < 1e-12
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_the_derivative_takes_the_box_of_a_band_of_energy_for_given():
     along = jnp.asarray(np.random.default_rng(2).normal(size=X.shape))

@@ -234,6 +234,7 @@ def test_higher_derivatives_are_refused_with_the_way_out():
 # ---------------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.full
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("method", "kind"),

@@ -107,6 +107,7 @@ def test_what_is_done_is_not_done_again(job, capsys):
     assert capsys.readouterr().out.count("already done") == len(BANDS)
 
 
+@pytest.mark.full
 def test_another_job_in_its_folder_is_refused(job, capsys):
     for words in ([*SMALL, "--out", str(job)], ["--resume", str(job)]):
         assert main([*words, "--learning-rate", "0.5"]) == 2
@@ -129,6 +130,7 @@ def test_a_damaged_record_is_named(job, capsys):
     assert_one_line(capsys, "none_seed-1.json: not a record of a run")
 
 
+@pytest.mark.full
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("band", BANDS[1:])
 def test_a_record_lost_after_the_last_checkpoint_is_written_again(job, band):

@@ -119,6 +119,7 @@ def test_linen_models_are_those_of_band_convs(kind, shape, layers, limit):
     assert "block_1/project" in reports[0].limited or "scanned/conv" in reports[0].limited
 
 
+@pytest.mark.full
 def test_band_limited_and_transformations():
     model, x = nn.Sequential([nn.Conv(3, (3,)), nn.Conv(2, (3,))]), draw(2, 9, 2)
     variables = model.init(jax.random.key(0), x)

@@ -110,6 +110,7 @@ class LinenNet(nn.Module):
         return nn.max_pool(nn.Conv(4, (3, 3))(x), (2, 2), (2, 2))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("as_flax_divides")
 def test_pools_of_models_become_spectral():
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))

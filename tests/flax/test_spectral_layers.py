@@ -71,6 +71,7 @@ def test_layers_at_another_resolution():
     assert np.abs(linen.apply(variables, x) - wanted).max() <= 1e-5
 
 
+@pytest.mark.full
 def test_padded_layers_at_another_resolution():
     """A bump, sampled coarse and fine: the circles keep their proportion, padding and all."""
 

@@ -87,6 +87,7 @@ def build(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("kernels", thinned(["multiply", "paper", "transform", "filter"], 2))
 def test_kernels_compute_their_sums_in_any_order_of_threads(build, kernels):

@@ -268,6 +268,7 @@ LOADING = """
 """
 
 
+@pytest.mark.full
 @native
 def test_an_exported_model_runs_in_another_process(tmp_path):
     from flax import nnx

@@ -56,6 +56,7 @@ def test_energy_tells_what_it_drops(examples):
     assert row.compression == pytest.approx(np.average(each, weights=weights))
 
 
+@pytest.mark.full
 def test_bands_that_change_are_compiled_once_each(tmp_path):
     job = ["--epochs", "4", "--limit", "64", "--seeds", "0", "--out", str(tmp_path), "--band"]
     text = "schedule=piecewise:none@0+compression=0.5@1+none@3"
@@ -104,6 +105,7 @@ def test_a_recalibrated_run_goes_on_as_if_nothing_had_happened(examples, tmp_pat
     assert not again.due(2)
 
 
+@pytest.mark.full
 def test_a_plan_from_a_file(examples, tmp_path, capsys):
     trainer = Trainer(SETTINGS, examples, None)
     plan = trainer.calibrate(trainer.start(0), bandjax.Energy(0.8))
@@ -127,6 +129,7 @@ def test_a_plan_from_a_file(examples, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: band 'plan=")
 
 
+@pytest.mark.full
 def test_spectral_parameters(examples):
     settings = settings_for(
         "cnn", "digits", epochs=1, batch_size=25, optimizer="sgd", param_domain="spectral"

@@ -384,6 +384,7 @@ def test_augmented_images_are_flipped_and_shifted():
     assert {i for _, i, _ in seen} == {j for _, _, j in seen} == set(range(9))
 
 
+@pytest.mark.full
 def test_augmentation_is_drawn_anew_in_each_epoch(small):
     settings = settings_for("cnn", "digits", augment="flip-crop", batch_size=200)
     trainer = Trainer(settings, place(small), None)
