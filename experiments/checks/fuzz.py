@@ -143,8 +143,9 @@ def error_of(case: Case) -> float:
     ):
         actual = np.vdot(np.asarray(gradient[0], np.float64), gradient[1])
         responses = _by_oracle(case, *moved, sizes)
-        # Rounding grows as a random walk over the terms of the sum.
-        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + 1
+        # Rounding grows as a random walk over the terms of the sum: of the true one, and, where that
+        # is zero, of the gradient's elements, each of which is off by some part of one.
+        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + max(1, np.linalg.norm(gradient[1]))
         errors.append(float(abs(actual - np.vdot(ct, responses)) / scale))
     return max(errors)
 
