@@ -145,7 +145,8 @@ def error_of(case: Case) -> float:
         responses = _by_oracle(case, *moved, sizes)
         # Rounding grows as a random walk over the terms of the sum: of the true one, and, where that
         # is zero, of the gradient's elements, each of which is off by some part of one.
-        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + max(1, np.linalg.norm(gradient[1]))
+        floor = max(1.0, float(np.linalg.norm(gradient[1])))
+        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + floor
         errors.append(float(abs(actual - np.vdot(ct, responses)) / scale))
     return max(errors)
 
