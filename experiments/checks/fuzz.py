@@ -143,8 +143,8 @@ def error_of(case: Case) -> float:
     ):
         actual = np.vdot(np.asarray(gradient[0], np.float64), gradient[1])
         responses = _by_oracle(case, *moved, sizes)
-        # Rounding grows as a random walk over the terms of the sum: of the true one, and, where that
-        # is zero, of the gradient's elements, each of which is off by some part of one.
+        # Rounding grows as a random walk over the terms of the sum. Where the true sum is zero, the
+        # floor is that of the output: one for each element of the gradient.
         floor = max(1.0, float(np.linalg.norm(gradient[1])))
         scale = np.linalg.norm(ct) * np.linalg.norm(responses) + floor
         errors.append(float(abs(actual - np.vdot(ct, responses)) / scale))
