@@ -206,12 +206,16 @@ def holdable(leaf: jax.Array, after: jax.Array) -> bool:
     return bool(numeric) and varies and here and leaf.size > 0
 
 
+def _is_real(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
 def first_elements(tree: Any) -> jax.Array:
-    """One number of each floating-point array, ``(arrays,)``: there once the arrays are."""
+    """One number of each array of numbers, ``(arrays,)``: there once the arrays are."""
     numbers = [
         leaf.reshape(-1)[:1].astype(jnp.float32)
         for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size
+        if _is_real(leaf.dtype) and leaf.size
     ]
     return jnp.concatenate(numbers) if numbers else jnp.zeros(0, jnp.float32)
 

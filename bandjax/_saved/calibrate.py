@@ -218,9 +218,10 @@ def _measure(
     def measure(*leaves: Any) -> list[jax.Array]:
         found: dict[int, jax.Array] = {}
 
-        def made(number: int, value: Any) -> None:
+        def made(number: int, value: Any) -> Any:
             if number in maps:
                 found[number] = energies(value)
+            return value
 
         plan.run([*call.constants, *leaves], made)
         return [found[number] for number in maps]

@@ -125,6 +125,14 @@ class Graph:
         """The node that makes each value."""
         return {result: node for node in self.nodes for result in node.results}
 
+    def reached(self, start: Iterable[int]) -> set[int]:
+        """The numbers of these values and of all that depends on them."""
+        found = set(start)
+        for node in self.nodes:
+            if not found.isdisjoint(node.operands):
+                found.update(node.results)
+        return found
+
     def without(self, wanted: Iterable[int]) -> Graph:
         """The graph without the nodes that neither outputs nor wanted values need."""
         needed = {out for out in self.outputs if isinstance(out, int)} | set(wanted)
@@ -139,14 +147,15 @@ class Graph:
         self,
         arguments: Sequence[Any],
         *,
-        made: Callable[[int, Any], None] = lambda number, value: None,
+        made: Callable[[int, Any], Any] = lambda number, value: value,
         instead: Callable[[Node, dict[int, Any]], list[Any] | None] = lambda node, values: None,
     ) -> list[Any]:
         """Computes the outputs, and lets go of each value after its last use.
 
         Args:
           arguments: of the function.
-          made: is told each value, with its number, as soon as it is there.
+          made: is told each value, with its number, as soon as it is there; returns it, or what is
+            to be used in its place.
           instead: is told each node beforehand, with the values there are, to which it may add; it
             may return the node's results.
         """
@@ -159,15 +168,15 @@ class Graph:
         last.update((out, len(self.nodes)) for out in self.outputs if isinstance(out, int))
         values = dict(zip(self.inputs, arguments, strict=True))
         for number, value in values.items():
-            made(number, value)
+            values[number] = made(number, value)
         for place, node in enumerate(self.nodes):
             results = instead(node, values)
             if results is None:
                 results = node.bind([read(operand, values) for operand in node.operands])
             for number, value in zip(node.results, results, strict=True):
-                made(number, value)
+                used = made(number, value)
                 if number in last:
-                    values[number] = value
+                    values[number] = used
             for operand in node.operands:
                 if isinstance(operand, int) and last[operand] == place:
                     values.pop(operand, None)

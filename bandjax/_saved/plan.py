@@ -14,7 +14,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from bandjax._conv.remat import first_elements, hold, holdable
-from bandjax._saved.choice import Choice, choose, is_map
+from bandjax._saved.choice import SMALLEST, Choice, choose, is_map
 from bandjax._saved.graph import Constant, Graph, Node, like, read
 from bandjax._saved.keep import Kept, keep, keep_integers
 from bandjax._saved.pooling import is_pooling, places_of, scatter
@@ -126,7 +126,7 @@ class Plan:
         kept = (n for n in self.choice.kept if n not in self.free)
         return [n for n in kept if is_map(self.first.types[n])]
 
-    def run(self, inputs: Sequence[Any], made: Callable[[int, Any], None]) -> list[Any]:
+    def run(self, inputs: Sequence[Any], made: Callable[[int, Any], Any]) -> list[Any]:
         """Computes the results, and tells each value that is kept or pooled when it is there."""
         wanted = {*self.choice.kept, *self.pools.values()}
         graph = dataclasses.replace(self.first, outputs=self.first.outputs[: self.results])
@@ -137,13 +137,17 @@ class Plan:
         kept: dict[int, Kept] = {}
         places: dict[int, Kept] = {}
 
-        def made(number: int, value: Any) -> None:
+        def made(number: int, value: Any) -> Any:
             if number in chosen:
                 kept[number] = keep(value, codecs.get(number), number not in self.free)
+                if number in codecs:
+                    # What comes next waits for the packing: else all might be packed at the end.
+                    value = once(value, jax.tree.leaves(kept[number].stored))
             for place in pooled.get(number, ()):
                 parameters = self.second.nodes[place].equation.params
                 count = math.prod(parameters["window_dimensions"])
                 places[place] = keep_integers(places_of(value, parameters), count)
+            return value
 
         chosen = set(self.choice.kept)
         maps = self.maps()
@@ -166,15 +170,28 @@ class Plan:
             if moved
         ]
         latest = [given]
+        moving = back.reached(back.inputs[count:])
+        outputs, done = set(back.outputs), []
         places = {id(node): place for place, node in enumerate(back.nodes)}
 
-        def made(number: int, value: Any) -> None:
-            if number not in leaves:
+        def made(number: int, value: Any) -> Any:
+            if number in moving:
                 latest[0] = [value]
+            if number in outputs and value.size >= SMALLEST:
+                done.append(value)
+            return value
 
         def instead(node: Node, values: dict[int, Any]) -> list[Any] | None:
             """Makes what the node needs of what is kept, once its other operands are there."""
-            there = [values[o] for o in node.operands if o in values and o not in leaves]
+            if done:
+                # A gradient that is done lets go of what it was made of: the rest waits for it.
+                for operand in node.operands:
+                    if operand in moving and operand in values:
+                        values[operand] = once(values[operand], done)
+                        done.clear()
+                        break
+            # What comes of kept values alone is there too early to wait for.
+            there = [values[o] for o in node.operands if o in moving]
             after = there or latest[0]
             place = places[id(node)]
             if place in self.pools:
@@ -201,11 +218,17 @@ class _Again:
     def __init__(self, saved: Saved, plan: Plan) -> None:
         self._kept = dict(saved.kept)
         self._again = plan.choice.again
+        self._types = plan.first.types
         self._order = {id(node): place for place, node in enumerate(plan.first.nodes)}
         self._values: dict[int, Any] = {}
 
     def value(self, operand: int | Constant, after: Sequence[Any]) -> Any:
-        """A value, no earlier than ``after``."""
+        """A value, no earlier than ``after``.
+
+        Only what was unpacked stays there for later: a map that is made of it is made anew for each
+        use, of small arrays that XLA takes for others. So it fuses with what uses it, and takes no
+        memory.
+        """
         if isinstance(operand, Constant):
             return operand.value
         needed: dict[int, Node] = {}
@@ -221,16 +244,25 @@ class _Again:
             if id(node) not in needed:
                 needed[id(node)] = node
                 todo += [o for o in node.operands if isinstance(o, int)]
+        maps: dict[int, Any] = {}
         for node in sorted(needed.values(), key=lambda node: self._order[id(node)]):
-            results = node.bind([read(o, self._values) for o in node.operands])
-            self._values.update(zip(node.results, results, strict=True))
-        return self._values[operand]
+            values = [read(o, maps if o in maps else self._values) for o in node.operands]
+            if any(is_map(self._types[n]) for n in node.results):
+                pairs = zip(node.operands, values, strict=True)
+                values = [
+                    once(v, after) if isinstance(o, int) and not is_map(self._types[o]) else v
+                    for o, v in pairs
+                ]
+            for number, value in zip(node.results, node.bind(values), strict=True):
+                (maps if is_map(self._types[number]) else self._values)[number] = value
+        return maps[operand] if operand in maps else self._values[operand]
 
     def held(self, kept: Kept, after: Sequence[Any]) -> Kept:
         """What was kept, once ``after`` is there: or all might be unpacked at once."""
-        signal = first_elements(list(after))
+        return kept.held(lambda stored: once(stored, after))
 
-        def once(stored: jax.Array) -> jax.Array:
-            return hold(stored, signal) if signal.size and holdable(stored, signal) else stored
 
-        return kept.held(once)
+def once(value: jax.Array, after: Sequence[jax.Array]) -> jax.Array:
+    """A value, once others are there: XLA begins what is computed of it no earlier."""
+    signal = first_elements(list(after))
+    return hold(value, signal) if signal.size and holdable(value, signal) else value
