@@ -22,14 +22,14 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/fuzz_fourier.h"
+#include "cpu/fuzz_pack.h"
 
 namespace bandjax {
 namespace {
 
-class Fuzz : public FourierFuzz {
+class Fuzz : public PackFuzz {
  public:
-  using FourierFuzz::FourierFuzz;
+  using PackFuzz::PackFuzz;
 
   // Whichever thread finds no memory, the caller is told.
   void NoMemory() {
@@ -55,6 +55,8 @@ class Fuzz : public FourierFuzz {
     Transforms();
     Products();
     Fouriers();
+    Blocks();
+    Flags();
     ++shapes_;
   }
 
