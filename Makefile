@@ -57,8 +57,8 @@ $(VENV)/.packagers: pyproject.toml $(VENV)/.installed
 
 train: $(VENV)/.installed  ## Train a ResNet on handwritten digits, dense and band-limited, and compare.
 	$(BIN)/python -m experiments.train --model resnet8 --data digits \
-	  --epochs 12 --batch-size 64 --schedule onecycle \
-	  --band none compression=0.5 compression=0.5,remat=blocks,residual-dtype=int8
+	  --epochs 10 --batch-size 64 --schedule onecycle \
+	  --band none compression=0.5 compression=0.75,remat=blocks,residual-dtype=bfloat16
 
 paper: $(VENV)/.paper  ## Remake every figure of the paper at its smoke budget (minutes, no data needed).
 	$(BIN)/python -m experiments.paper all --budget smoke
