@@ -143,10 +143,8 @@ def error_of(case: Case) -> float:
     ):
         actual = np.vdot(np.asarray(gradient[0], np.float64), gradient[1])
         responses = _by_oracle(case, *moved, sizes)
-        # Rounding grows as a random walk over the terms of the sum. Where the true sum is zero, the
-        # floor is that of the output: one for each element of the gradient.
-        floor = max(1.0, float(np.linalg.norm(gradient[1])))
-        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + floor
+        # Rounding grows as a random walk over the terms of the sum.
+        scale = np.linalg.norm(ct) * np.linalg.norm(responses) + 1
         errors.append(float(abs(actual - np.vdot(ct, responses)) / scale))
     return max(errors)
 
