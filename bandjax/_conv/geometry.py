@@ -95,6 +95,15 @@ class Axis:
         start = -self.padding[0]
         return range(start, start + self.out * self.stride, self.stride)
 
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether every output is zero: all frequencies are kept, and no tap meets a sample."""
+        if self.limit < self.grid // 2:
+            return False
+        period = self.grid if self.circular else None
+        reads = (o + t for o in self.output_points for t in self.kernel_points)
+        return not any((r % period if period else r) in self.input_points for r in reads)
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvGeometry:
@@ -157,6 +166,11 @@ class ConvGeometry:
     def exact(self) -> bool:
         """Whether every frequency is kept."""
         return self.energy is None and all(axis.limit == axis.grid // 2 for axis in self.axes)
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether the output is zero by its positions alone (rounding would leave traces)."""
+        return self.energy is None and any(axis.reads_nothing for axis in self.axes)
 
     @property
     def keeps_input(self) -> bool:

@@ -96,7 +96,8 @@ def apply(
     """
     geometry = method.geometry
     modes = jnp.asarray(geometry.modes, jnp.int32)
-    if any(isinstance(n, int) and n == 0 for n in geometry.output_shape):
+    empty = any(isinstance(n, int) and n == 0 for n in geometry.output_shape)
+    if empty or (method.filter_domain == "spatial" and geometry.reads_nothing):
         return jnp.zeros(geometry.output_shape, x.dtype), modes
     rank = len(geometry.axes)
     if reflect:

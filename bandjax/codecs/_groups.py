@@ -86,7 +86,7 @@ class Average(Codec):
 
     Example:
       >>> Average().pack(jnp.ones((1, 8, 8, 4))).nbytes
-      100
+      92
 
     Source: Wang et al., "DIVISION: Memory efficient training via dual activation precision", ICML
     2023.

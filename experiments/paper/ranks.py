@@ -69,7 +69,8 @@ def compare(accuracy: Record) -> Record:
             [[np.mean(by[band][str(energy)]) for energy in TESTED] for by in accuracy.values()]
         )
         ranks = stats.rankdata(-means.round(9), axis=1)
-        statistic, p = stats.friedmanchisquare(*means.T)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where all are equal
+            statistic, p = stats.friedmanchisquare(*means.T)
         nemenyi = posthocs.posthoc_nemenyi_friedman(means).to_numpy()
         compared[str(trained)] = {
             "mean_accuracy": means.mean(0).round(6).tolist(),

@@ -125,3 +125,31 @@ def test_a_tone_outside_the_band_leaves_nothing(method):
         )
         banded, dense = run(tone, kernel)
         assert oracle.gap(banded, dense if passes else np.zeros_like(dense)) <= 1e-12
+
+
+@pytest.mark.parametrize("method", HERE)
+@pytest.mark.parametrize(
+    ("band", "options"),
+    [
+        # The second axis reads the zeros between the samples alone; of the first, some are kept.
+        (None, {"strides": (1, 3), "input_dilation": (1, 3), "padding": [(0, 0), (1, 1)]}),
+        (
+            bandjax.Modes(1, 5),
+            {"input_dilation": (1, 2), "strides": 2, "padding": [(0, 0), (1, 1)]},
+        ),
+        # No window reaches from the padding to the input.
+        (None, {"strides": (1, 9), "padding": [(0, 0), (3, 0)]}),
+    ],
+)
+def test_what_reads_no_sample_is_zero(method, band, options):
+    """To the last bit, and without gradients, where the rounding of a transform leaves traces."""
+    x = np.random.default_rng(7).normal(size=(2, 6, 5, 2)).astype(np.float32)
+    kernel = np.random.default_rng(8).normal(size=(3, 1, 2, 3)).astype(np.float32)
+
+    def conv(x, kernel):
+        return bandjax.band_conv(x, kernel, band, **options, **chosen(method))
+
+    y, pull_back = jax.vjp(jax.jit(conv), x, kernel)
+    assert y.size > 0
+    for each in (y, *pull_back(1e6 * jnp.ones_like(y))):
+        assert not np.any(each)

@@ -261,3 +261,16 @@ def test_wrong_arguments_of_the_conversions():
         kernel_to_spectrum(kernel, (8, 8), (3, 5))
     with pytest.raises(AttributeError, match="no attribute 'kernels'"):
         _ = bandjax.spectral.kernels
+
+
+def test_a_filter_without_taps_reads_everywhere():
+    """One tap would meet the zeros between the samples alone; a spectrum has no taps."""
+    x, real, imag = np.random.default_rng(3).normal(size=(3, 8)).astype(np.float32)
+    x = x[:5]
+    w = np.stack([real, imag])[..., None, None]
+    stretched = np.zeros(14)
+    stretched[:13:3] = x
+    everywhere = np.fft.irfft(np.fft.rfft(stretched) * (real - 1j * imag), 14)
+    options = {"strides": (3,), "input_dilation": (3,), "padding": [(1, 1)]}
+    y = bandjax.spectral_conv(x[None, :, None], w, (1,), **options)
+    np.testing.assert_allclose(y[0, :, 0], everywhere[::3], atol=1e-5)
