@@ -34,7 +34,7 @@ def jobs(budget: Budget) -> list[Job]:
         epochs, seeds = (30, (0, 1, 2)) if budget == "cpu" else (12, (0,))
         changes = {"epochs": epochs, "schedule": "onecycle", "learning_rate": 0.01}
         return [Job("lenet", "cifar10", BANDS, seeds, changes)]
-    changes = {"epochs": 2, "image_size": SMOKE_SIZE, "learning_rate": 0.02}
+    changes = {"epochs": 2, "image_size": SMOKE_SIZE, "learning_rate": 0.01}
     return [Job("lenet", "digits", BANDS[::2], (0,), changes)]
 
 

@@ -26,7 +26,7 @@ from experiments.settings.records import Record
 BANDS = ("none", "compression=0.5", "compression=0.85")
 SIGNIFICANCE = 0.05
 SEED = 0
-IMAGES: dict[Budget, int] = {"full": 2000, "cpu": 500, "short": 300, "smoke": 64}
+IMAGES: dict[Budget, int] = {"full": 2000, "cpu": 500, "short": 300, "smoke": 192}
 # Accuracy, per cent, of the networks with nothing and 85 % dropped.
 UNIFORM = {
     0: (93.48, 84.55),
