@@ -95,15 +95,6 @@ class Axis:
         start = -self.padding[0]
         return range(start, start + self.out * self.stride, self.stride)
 
-    @property
-    def reads_nothing(self) -> bool:
-        """Whether every output is zero: all frequencies are kept, and no tap meets a sample."""
-        if self.limit < self.grid // 2:
-            return False
-        period = self.grid if self.circular else None
-        reads = (o + t for o in self.output_points for t in self.kernel_points)
-        return not any((r % period if period else r) in self.input_points for r in reads)
-
 
 @dataclasses.dataclass(frozen=True)
 class ConvGeometry:
@@ -168,11 +159,6 @@ class ConvGeometry:
         return self.energy is None and all(axis.limit == axis.grid // 2 for axis in self.axes)
 
     @property
-    def reads_nothing(self) -> bool:
-        """Whether the output is zero by its positions alone (rounding would leave traces)."""
-        return self.energy is None and any(axis.reads_nothing for axis in self.axes)
-
-    @property
     def keeps_input(self) -> bool:
         """Whether the backward pass keeps the input, its spectrum holding no fewer reals."""
         return 2 * self.kept >= math.prod(axis.size for axis in self.axes)
@@ -181,6 +167,22 @@ class ConvGeometry:
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output, ``(batch..., *spatial, out)``."""
         return (*self.batch, *(axis.out for axis in self.axes), self.out_features)
+
+
+def reads_nothing(geometry: ConvGeometry) -> bool:
+    """Whether the output is zero by its positions alone: on some axis no tap meets a sample.
+
+    By a transform such zeros would come with its rounding. Of an axis that is not kept whole the
+    low-pass moves samples in between.
+    """
+    return geometry.energy is None and any(
+        axis.limit == axis.grid // 2 and not _meets_a_sample(axis) for axis in geometry.axes
+    )
+
+
+def _meets_a_sample(axis: Axis) -> bool:
+    reads = (o + t for o in axis.output_points for t in axis.kernel_points)
+    return any((r % axis.grid if axis.circular else r) in axis.input_points for r in reads)
 
 
 def conv_geometry(

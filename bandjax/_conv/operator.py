@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from bandjax._conv import energy
+from bandjax._conv.geometry import reads_nothing
 from bandjax._conv.methods import Method, XlaMethod
 from bandjax._conv.residuals import FILTER_NAME, SPECTRUM_NAME, Quantised, Residual, with_name
 from bandjax._spectra.types import compute_dtype
@@ -97,7 +98,7 @@ def apply(
     geometry = method.geometry
     modes = jnp.asarray(geometry.modes, jnp.int32)
     empty = any(isinstance(n, int) and n == 0 for n in geometry.output_shape)
-    if empty or (method.filter_domain == "spatial" and geometry.reads_nothing):
+    if empty or (method.filter_domain == "spatial" and reads_nothing(geometry)):
         return jnp.zeros(geometry.output_shape, x.dtype), modes
     rank = len(geometry.axes)
     if reflect:
