@@ -61,7 +61,9 @@ def table(title: str, summary: list[Record]) -> Table:
     caption = "accuracy: mean ± standard deviation over the seeds, last epoch"
     if dense is not None:
         caption += f"; in brackets how many times fewer bytes than with {DENSE}"
-    result = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+    result = Table(
+        title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     result.add_column("band", overflow="fold")
     for heading in (
         "test\naccuracy\n%",

@@ -145,6 +145,7 @@ def test_rounding_is_right_on_average(codec):
     assert np.abs(mean[1:]).max() < 5 * deviation.max() + 2e-4
 
 
+@pytest.mark.thin(2)
 @lossy
 def test_the_same_array_is_stored_the_same_way(codec):
     x = smooth((3, 9, 8, 4))
@@ -175,6 +176,7 @@ def test_outliers_survive(codec):
     np.testing.assert_array_equal(y[..., 1], there_and_back(codec, jnp.asarray(x))[..., 1])
 
 
+@pytest.mark.thin(3)
 @lossy
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_types_come_back_in_their_type(codec, dtype):

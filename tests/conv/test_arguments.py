@@ -72,7 +72,7 @@ def test_numpy_doubles_are_jaxs_default_type():
     assert np.array_equal(y, bandjax.band_conv(X, KERNEL, Compression(0.5)))
 
 
-@pytest.mark.thin(30)
+@pytest.mark.thin(60)
 @pytest.mark.parametrize(("method", "implementation"), HOW)
 @pytest.mark.parametrize("band", [None, Compression(0.5), Energy(0.9)])
 @pytest.mark.parametrize("in_axes", [(0, None), (None, 0), (0, 0)])

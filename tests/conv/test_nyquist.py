@@ -113,6 +113,7 @@ def test_the_box():
     assert plain.modes == Compression(0.5).modes((33, 33))
 
 
+@pytest.mark.full
 def test_an_energy_band_within_it():
     arguments = ((2, 32, 3), (3, 3, 4))
     band = Energy(0.99, at_most=Nyquist(Compression(0.1)))

@@ -219,6 +219,7 @@ def test_vmap(method):
     assert_same(*jax.jit(lambda *a: (step(bandjax.checkpoint(f))(*a), step(f)(*a)))(kernels, many))
 
 
+@pytest.mark.full
 def test_higher_derivatives_are_refused_with_the_way_out():
     kernels, x = data()
     f = block("auto")

@@ -30,7 +30,7 @@ KERNELS = ("transform", "multiply", "filter_product", "paper", "handlers")
 # Of the handlers for a GPU; without it, they are emulated.
 LIBRARY = os.environ.get("BANDJAX_CUDA_LIBRARY")
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-x", "c++")
+FLAGS = ("-std=c++17", "-O0", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-x", "c++")
 
 pytestmark = pytest.mark.skipif(
     COMPILER is None and LIBRARY is None,

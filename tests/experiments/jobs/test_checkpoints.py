@@ -278,7 +278,7 @@ sys.exit(run_command(lambda: save(4, state, sums_of(4), position_of(1, 4)), ""))
 """
 
 
-@pytest.mark.thin(2)
+@pytest.mark.full
 @pytest.mark.parametrize("bytes_of_a_file", [9_000, 20_000])
 def test_a_full_disk_is_one_line_to_the_end_of_the_program(tmp_path, bytes_of_a_file):
     """Orbax writes the arrays at once; what it has to say of each comes when Python ends."""

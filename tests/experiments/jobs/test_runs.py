@@ -24,6 +24,7 @@ from experiments.training.loop import Trainer
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_stopped_within_an_epoch(tmp_path, capsys):
     """A run that is asked to stop after each third step, and started again, is the same run."""

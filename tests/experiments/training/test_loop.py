@@ -167,6 +167,7 @@ def test_examples_that_would_train_a_wrong_network(small, changes, message):
         place(replace(small, **changed))
 
 
+@pytest.mark.full
 def test_bands_may_change_between_epochs(small):
     settings = settings_for("cnn", "digits", batch_size=100)
     examples = place(small)
