@@ -104,6 +104,26 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 add_module_names = False
 
+# "Args:", "Source: ...": what is indented below is text.
+SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:( |$)")
+
+
+def _set_formulas_apart(
+    app: Any, kind: str, name: str, at: Any, options: Any, text: list[str]
+) -> None:
+    """Formulas are indented blocks of a docstring: their lines and spaces stay as they are."""
+    before, found = "", []
+    for here, after in zip(text, [*text[1:], ""], strict=True):
+        found.append(here)
+        if here.strip():
+            before = here
+            continue
+        top = bool(before) and not before.startswith((" ", "-")) and not SECTION.match(before)
+        if top and after.startswith("    ") and not after.lstrip().startswith((">>>", "-")):
+            found += ["::", ""]
+    text[:] = found
+
+
 # ------------------------------------------------------------------------------------------ looks
 
 html_theme = "sphinx_book_theme"
@@ -122,5 +142,6 @@ html_theme_options = {
 
 
 def setup(app: Any) -> None:
-    """Registers what rewrites links."""
+    """Registers what rewrites links and docstrings."""
     app.connect("source-read", _lead_within_the_site)
+    app.connect("autodoc-process-docstring", _set_formulas_apart, priority=100)  # before napoleon
