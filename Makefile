@@ -28,6 +28,7 @@ help:  ## List the targets.
 # what is imported, when it is.
 $(VENV)/.installed: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bandjax needs Python 3.11 or newer; name one with PYTHON=python3.11, say")'
+	@echo 'Making the environment $(VENV): packages and kernels, one to two minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[experiments]' \

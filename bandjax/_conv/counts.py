@@ -11,7 +11,7 @@ import numpy as np
 
 from bandjax._conv.cost import transform_multiply_adds, transform_of_projection
 from bandjax._conv.geometry import ConvGeometry
-from bandjax._conv.methods import Direct, FilterDomain, Method, XlaMethod
+from bandjax._conv.methods import FilterDomain, Method, XlaMethod
 from bandjax._conv.options import ConvSpec
 from bandjax._spectra.types import compute_dtype
 
@@ -64,7 +64,7 @@ def multiply_adds(
         return transform_multiply_adds(samples, geometry)
 
     size = [axis.size for axis in axes]
-    if issubclass(method, Direct):
+    if method.by_taps:
         taps = math.prod(axis.out * axis.taps for axis in axes)
         if geometry.exact:
             projection = 0

@@ -55,6 +55,7 @@ class Method(abc.ABC):
       name: of the method, as the argument ``method`` has it.
       native: whether native kernels compute it.
       reads_bfloat16: whether samples and spectra may be bfloat16 while it computes.
+      by_taps: whether its products are over taps, not over frequencies: :mod:`counts` counts so.
     """
 
     geometry: ConvGeometry
@@ -66,6 +67,7 @@ class Method(abc.ABC):
     name: ClassVar[str]
     native: ClassVar[bool] = False
     reads_bfloat16: ClassVar[bool] = False
+    by_taps: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
@@ -273,6 +275,7 @@ class Direct(XlaMethod):
     """The input's projection on the band, then the backend's own convolution."""
 
     name = "direct"
+    by_taps = True
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 from experiments.settings.errors import UserError
 from experiments.training.loop import Epoch
 
+METRICS = "metrics.jsonl"  # in a run's folder
+
 
 def import_tensorboard() -> Any:
     """The module that writes event files.
@@ -47,7 +49,7 @@ class Metrics:
     ) -> None:
         self._steps, self._examples = steps, examples
         folder.mkdir(exist_ok=True)
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         part = path.with_suffix(".part")
         lines = [self._line(epoch, row) for epoch, row in enumerate(rows, 1)]
         part.write_text("".join(lines), encoding="utf-8")

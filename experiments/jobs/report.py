@@ -58,7 +58,10 @@ def _by_band(records: list[Record]) -> dict[str, list[Record]]:
 def table(title: str, summary: list[Record]) -> Table:
     """The summary as a table for the terminal."""
     dense = _dense(summary)
+    several = any(row["test_accuracy"]["std"] is not None for row in summary)
     caption = "accuracy: mean ± standard deviation over the seeds, last epoch"
+    if not several:
+        caption = "accuracy: of the last epoch, one seed"
     if dense is not None:
         caption += f"; in brackets how many times fewer bytes than with {DENSE}"
     result = Table(
@@ -67,7 +70,7 @@ def table(title: str, summary: list[Record]) -> Table:
     result.add_column("band", overflow="fold")
     for heading in (
         "test\naccuracy\n%",
-        "true\ncompres-\nsion, %",
+        "coefficients\ndropped\n%",
         "seconds\nan epoch\n",
         "kept for\nbackward\nMiB",
         "scratch\nin step\nMiB",
@@ -139,9 +142,9 @@ def gain(summary: list[Record]) -> str | None:
 
 
 def _compared(ratio: float, what: str) -> str:
-    """A ratio in words: ``1/16 of the bytes``, ``0.62 of the time``, ``1.20 times the time``."""
+    """A ratio in words: ``1/12.5 of the bytes``, ``0.62 of the time``, ``1.20 times the time``."""
     if ratio <= 1 / 3:
-        return f"1/{1 / ratio:.0f} of the {what}"
+        return f"1/{1 / ratio:.1f} of the {what}"
     return f"{ratio:.2f} {'of' if ratio < 0.995 else 'times'} the {what}"
 
 
@@ -149,7 +152,7 @@ def _accuracy_compared(best: Record, dense: Record) -> str:
     points = 100 * (best["mean"] - dense["mean"])
     both = f"{100 * best['mean']:.2f} and {100 * dense['mean']:.2f} %"
     if best["std"] is None or dense["std"] is None:
-        return f"at test accuracies of {both} (some have one seed alone, which tells no spread)"
+        return f"at test accuracies of {both} (a single seed tells no spread)"
     spread = 100 * math.hypot(best["std"], dense["std"])
     if abs(points) <= spread:
         return f"at the same test accuracy within the spread of the seeds ({both})"

@@ -19,7 +19,7 @@ from rich.console import Console
 from bandjax.schedule import Schedule
 from experiments.cluster.processes import Agreement, is_main
 from experiments.jobs.checkpoints import Checkpoints, Position
-from experiments.jobs.metrics import Metrics, NoMetrics
+from experiments.jobs.metrics import METRICS, Metrics, NoMetrics
 from experiments.jobs.progress import Length, Report, progress
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance
@@ -229,6 +229,7 @@ class Run:
         trainer, settings = self.trainer, self.trainer.settings
         state, sums = trainer.start(self.seed), trainer.no_steps()
         epoch, done, seconds = 1, 0, 0.0
+        begun = is_main() and (self.folder / METRICS).exists()
         restored = self._checkpoints.restore(state, sums)
         if restored is not None:
             step, state, sums, position = restored
@@ -236,6 +237,8 @@ class Run:
             self._rows = [Epoch(*row) for row in position.curves]
             self.extra = position.extra
             self._say(f"{title} · goes on after step {step}, in epoch {position.epoch}")
+        elif begun:
+            self._say(f"{title} · was begun, and has no checkpoint: from its beginning")
         if self.bands is not None:
             if "bands" in self.extra:
                 self.bands.load_state_dict(self.extra["bands"])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.jobs.metrics import METRICS
 from experiments.jobs.options import Options as TrainOptions
 from experiments.settings.bands import file_stem
 from experiments.settings.records import Record, run_path
@@ -264,7 +265,7 @@ class Progress:
                 for s, a in zip(curves["seconds"], curves["test_accuracy"], strict=True)
             ]
         else:
-            rows = list(_metrics(path.with_suffix("") / "metrics.jsonl"))
+            rows = list(_metrics(path.with_suffix("") / METRICS))
         if not rows:
             return cls()
         seconds = sorted(row["seconds"] for row in rows)[len(rows) // 2]

@@ -81,7 +81,8 @@ def test_table_compares_with_dense():
     [
         (
             {"seconds": 0.624, "kept": 1 << 19},
-            "keeps 1/16 of the bytes for the backward pass and takes 0.62 of the time for an epoch",
+            "keeps 1/16.0 of the bytes for the backward pass and takes 0.62 of the time for an "
+            "epoch",
         ),
         ({"seconds": 1.2, "kept": 4 << 20}, "keeps 0.50 of the bytes "),
         ({"seconds": 1.2, "kept": 4 << 20}, "takes 1.20 times the time for an epoch"),
@@ -102,7 +103,11 @@ def test_what_was_gained_in_bytes_and_time(others, sentence):
         ((0.90, 0.92), (0.85, 0.89), "but its test accuracy is 4.00 points lower (87.00 and 91.00"),
         ((0.85, 0.89), (0.90, 0.92), "and its test accuracy is 4.00 points higher (91.00 and 87."),
         ((0.90, 0.92), (0.85, 0.89), "the spread of the seeds is 3.16)"),
-        ((0.9,), (0.5, 0.6), "at test accuracies of 55.00 and 90.00 % (some have one seed alone"),
+        (
+            (0.9,),
+            (0.5, 0.6),
+            "at test accuracies of 55.00 and 90.00 % (a single seed tells no spread)",
+        ),
         ((0.9, 0.9), (0.9, 0.9), "at the same test accuracy within the spread"),
     ],
 )

@@ -17,6 +17,7 @@ from experiments.data import load_digits
 from experiments.data.examples import place
 from experiments.jobs import runs
 from experiments.jobs.checkpoints import read_arrays
+from experiments.jobs.metrics import METRICS
 from experiments.jobs.runs import Interval, Keeping, Run, Stop, Stopped, stop_on_signals
 from experiments.settings.config import settings_for
 from experiments.training.loop import Trainer
@@ -34,6 +35,8 @@ def test_stopped_within_an_epoch(tmp_path, capsys):
     trainer = Trainer(settings, examples, None)
     keeping = Keeping(Interval.parse("never"), 2, tensorboard=True)
     records, stops = {}, 0
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / METRICS).touch()  # of a process that was killed before its checkpoint
     for name, stop in (("whole", Stop), ("parts", AtThird)):
         finished = False
         while not finished:
@@ -41,6 +44,8 @@ def test_stopped_within_an_epoch(tmp_path, capsys):
             run = Run(trainer, "none", 1, tmp_path / name, keeping, console, stop())
             try:
                 records[name] = run.train("title")["curves"]
+                told = "was begun, and has no checkpoint" in console.file.getvalue()
+                assert told == (name == "whole")
                 finished = True
             except Stopped:
                 stops += 1
