@@ -48,6 +48,7 @@ PAGES = {
     "../CODE_OF_CONDUCT.md": "site/conduct.md",
     "../CONTRIBUTING.md": "site/contributing.md",
     "../README.md": "index.md",
+    "../experiments/results/paper/README.md": "site/paper.md",
     "../ffi/README.md": "site/kernels.md",
     "../ffi/cuda/README.md": "site/cuda.md",
     "README.md": "index.md",
@@ -84,10 +85,6 @@ def _lead_within_the_site(app: Any, name: str, source: list[str]) -> None:
         return f"]({relative}{anchor})"
 
     text = LINK.sub(lead, source[0])
-    # Patterns of pages that are not there yet.
-    text = re.sub(
-        r"^([\w/]+\*)\n", lambda m: m[0] if any(HERE.glob(f"{m[1]}.md")) else "", text, flags=re.M
-    )
     # What became of a link to a folder: its text, without brackets.
     source[0] = re.sub(r"\[([^\]]*)\] (\(`[^`]*` of the repository\))", r"\1 \2", text)
 
@@ -118,7 +115,8 @@ def _set_formulas_apart(
         if here.strip():
             before = here
             continue
-        top = bool(before) and not before.startswith((" ", "-")) and not SECTION.match(before)
+        top = bool(before) and not before.startswith((" ", "-")) and not before.endswith("::")
+        top = top and not SECTION.match(before)
         if top and after.startswith("    ") and not after.lstrip().startswith((">>>", "-")):
             found += ["::", ""]
     text[:] = found
