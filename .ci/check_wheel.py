@@ -18,7 +18,8 @@ def problems(wheel: Path) -> list[str]:
     ).stdout.split()
     found = []
     with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if name.startswith("bandjax/")}
+        files = (entry.filename for entry in archive.infolist() if not entry.is_dir())
+        inside = {name for name in files if name.startswith("bandjax/")}
         kernels = {name for name in inside if name.startswith("bandjax/_ffi")}
         found += [f"missing: {name}" for name in sorted({*tracked, *GENERATED} - inside)]
         found += [f"beyond: {n}" for n in sorted(inside - kernels - {*tracked, *GENERATED})]
