@@ -232,7 +232,7 @@ def test_what_was_built_loads():
 def in_a_new_process(isa):
     command = "import bandjax; print(bandjax.native_status())"
     result = subprocess.run(
-        [sys.executable, "-c", command],
+        [sys.executable, "-P", "-c", command],  # the package that is installed, not the folder
         env={**os.environ, "BANDJAX_CPU_ISA": isa, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
