@@ -218,7 +218,7 @@ def test_every_instruction_set(isa, choice):
 
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, *arguments],
+            [sys.executable, "-P", *arguments],
             env={**os.environ, "BANDJAX_CPU_ISA": isa},
             capture_output=True,
             text=True,
