@@ -99,7 +99,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-add_module_names = False
+add_module_names = True
+python_maximum_signature_line_length = 72  # longer ones: a line for each parameter
 
 # "Args:", "Source: ...": what is indented below is text.
 SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:( |$)")
@@ -108,7 +109,12 @@ SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:( |$)")
 def _set_formulas_apart(
     app: Any, kind: str, name: str, at: Any, options: Any, text: list[str]
 ) -> None:
-    """Formulas are indented blocks of a docstring: their lines and spaces stay as they are."""
+    """Formulas are indented blocks of a docstring: their lines and spaces stay as they are.
+
+    Of a property's first line Napoleon would take what comes before a colon for its type.
+    """
+    if kind in ("property", "attribute", "data"):
+        text.insert(0, "")
     before, found = "", []
     for here, after in zip(text, [*text[1:], ""], strict=True):
         found.append(here)

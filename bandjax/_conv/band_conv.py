@@ -49,7 +49,10 @@ def band_conv(
     synthesis ``S`` the DFT matrices of the kept frequencies, sampled where input, taps and outputs
     lie,
 
-        X = A x      W = B w      Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])      y = Re S Y
+        X = A x
+        W = B w
+        Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])
+        y = Re S Y
 
     This is ``jax.lax.conv_general_dilated`` of the input's projection on the band (on the circle).
     With every frequency kept it is that convolution exactly.

@@ -41,8 +41,8 @@ def spectral_conv(
     Per frequency ``u`` and output channel ``o``, with the spectrum ``X`` of the input on a circle
     of ``g`` points an axis,
 
-        Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])      y[n, i, o] = Re sum_u c_u / g
-        Y[n, u, o] exp(2 pi i u s i / g)
+        Y[n, u, o] = sum_c X[n, u, c] conj(W[u, c, o])
+        y[n, i, o] = Re sum_u c_u / g Y[n, u, o] exp(2 pi i u s i / g)
 
     The filter is measured from its centre: output ``i`` lies at point ``s i`` of the circle. With
     the spectrum of a kernel, :func:`bandjax.spectral.kernel_to_spectrum`, this is

@@ -18,9 +18,13 @@ _BUDGET_NAMES = {
 }
 _INTRODUCTION = """# The paper, figure by figure
 
-Written by `python -m experiments.paper report` from the records beside it: do not edit. Each
-figure of the supplement is remade by one command, `python -m experiments.paper FIGURE --data-dir
-DIR`, with `FIGURE` as in the first column; `--list` tells cost and state of each.
+The figures of Dziedzic et al., "Band-limited Training and Inference for Convolutional Neural
+Networks", [ICML 2019](https://proceedings.mlr.press/v97/dziedzic19a.html), remade beside the
+paper's own numbers, and what agrees with them.
+
+Each figure of the supplement is remade by one command, `python -m experiments.paper FIGURE
+--data-dir DIR`, with `FIGURE` as in the first column; `--list` tells cost and state of each. This
+page is written by `python -m experiments.paper report` from the records beside it.
 
 The budgets are `full` (the paper's settings, for a GPU), `cpu` (fewer epochs, one-cycle schedules;
 hours on two cores), `short` (fewer still; minutes to an hour) and `smoke` (seconds to a minute, on
