@@ -128,6 +128,23 @@ def _set_formulas_apart(
     text[:] = found
 
 
+def _name_arrays_shortly(
+    app: Any,
+    kind: str,
+    name: str,
+    at: Any,
+    options: Any,
+    arguments: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """``Float[Array, ...]``, as the sources have it."""
+
+    def short(text: str | None) -> str | None:
+        return text and re.sub(r"\b(jaxlib\._jax|jax)\.Array\b", "Array", text)
+
+    return short(arguments), short(returned)
+
+
 # ------------------------------------------------------------------------------------------ looks
 
 html_theme = "sphinx_book_theme"
@@ -148,4 +165,5 @@ html_theme_options = {
 def setup(app: Any) -> None:
     """Registers what rewrites links and docstrings."""
     app.connect("source-read", _lead_within_the_site)
+    app.connect("autodoc-process-signature", _name_arrays_shortly)
     app.connect("autodoc-process-docstring", _set_formulas_apart, priority=100)  # before napoleon
