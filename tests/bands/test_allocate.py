@@ -145,6 +145,7 @@ class Block(nn.Module):
         return nn.Conv(2, (1, 1), name="last")(nn.relu(shared(nn.relu(shared(x)))))
 
 
+@pytest.mark.full
 def test_linen_and_what_is_left_out():
     x = jax.random.normal(jax.random.key(0), (4, 8, 9, 4))
     labels = jnp.array([0, 1, 0, 1])

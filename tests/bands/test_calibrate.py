@@ -229,6 +229,7 @@ class Dense(nn.Module):
         return x.mean((1, 2))
 
 
+@pytest.mark.full
 def test_linen_models():
     rng = np.random.default_rng(2)
     model = Dense()

@@ -15,7 +15,7 @@ from choices import thinned
 
 import bandjax
 
-SWEEP, COUNT, CHUNK = 3, 504, 6
+SWEEP, COUNT, CHUNK = 3, 504, 3
 
 
 @pytest.mark.no_cover

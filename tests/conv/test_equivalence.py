@@ -13,7 +13,7 @@ from dense import lax_convolution
 
 import bandjax
 
-SWEEP, COUNT, CHUNK = 2, 504, 6
+SWEEP, COUNT, CHUNK = 2, 504, 3
 
 
 def all_kept(config: configs.Config, index: int):

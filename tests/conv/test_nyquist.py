@@ -21,7 +21,7 @@ from bandjax import Compression, Energy, Modes, Nyquist
 
 pytestmark = pytest.mark.thin(8)
 
-SWEEP, COUNT, CHUNK = 41, 192, 6
+SWEEP, COUNT, CHUNK = 41, 192, 3
 
 
 def kept(axis: oracle.Axis, limit: int) -> np.ndarray:

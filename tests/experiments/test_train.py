@@ -93,6 +93,7 @@ def test_a_job_leaves_its_records(finished):
     assert last.endswith(f" Drawn in {out / 'curves.png'}.")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_what_is_done_is_not_done_again(job, capsys):
     kept = {path: path.read_bytes() for path in job.glob("*_seed-0.json")}

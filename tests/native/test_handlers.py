@@ -215,6 +215,8 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
 def test_every_instruction_set(isa, choice):
     if ASKED_FOR:
         pytest.skip("this is the run of one instruction set")
+    if choice and f"(cpu: {isa}" in STATUS:
+        pytest.skip("the other tests of this file run on it")
 
     def run(*arguments):
         return subprocess.run(

@@ -45,6 +45,7 @@ def _curve(trainer: Trainer, seed: int, epochs: int) -> list[Epoch]:
     return rows
 
 
+@pytest.mark.full
 def test_same_seed_same_curve(small):
     settings = settings_for("cnn", "digits", epochs=2, batch_size=32)
     trainer = Trainer(settings, place(small), bandjax.Compression(0.5))
@@ -259,6 +260,7 @@ def test_half_precision(small, band):
     assert row.train_loss == steps["fp16"][1].train_loss
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compile")
 def test_a_plateau_counts_steps_whose_gradient_overflows():
     """Else its means, which are of epochs, would begin within them from then on."""
@@ -345,6 +347,7 @@ def test_onecycle_rises_and_falls():
     assert learning_rate(settings, 25, state) == pytest.approx(float(rate(3)))
 
 
+@pytest.mark.full
 def test_label_smoothing_is_a_cross_entropy_of_smoothed_labels(small):
     settings = settings_for("cnn", "digits", label_smoothing=0.3)
     trainer = Trainer(settings, place(small.limited(64)), None)
