@@ -27,7 +27,7 @@ class BandConv(LinenConv):
     Attributes:
       features, kernel_size, ...: as in ``flax.linen.Conv``; ``CIRCULAR`` padding makes a periodic
         layer on a grid of one period. ``conv_general_dilated`` is not to be set.
-      band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
+      band: any of :func:`bandjax.band_conv`, such as :class:`bandjax.Compression`; None, with
         which the layer equals ``flax.linen.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
       saved: a codec of :mod:`bandjax.codecs`, by which the input is kept for the backward pass, in

@@ -26,7 +26,7 @@ class BandConv(NnxConv):
 
     Args:
       in_features, out_features, kernel_size, strides, rngs: as in ``flax.nnx.Conv``.
-      band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, or None for every frequency, with
+      band: any of :func:`bandjax.band_conv`, such as :class:`bandjax.Compression`; None, with
         which the layer equals ``flax.nnx.Conv``.
       grid, method, implementation, residual_dtype, recompute_filter: see :func:`bandjax.band_conv`.
       saved: a codec of :mod:`bandjax.codecs`, by which the input is kept for the backward pass, in
