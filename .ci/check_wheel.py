@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -13,19 +12,21 @@ GENERATED = {"bandjax/_built.py"}
 
 def problems(wheel: Path) -> list[str]:
     """What is wrong with a wheel that was built from the source archive."""
-    tracked = subprocess.run(
-        ["git", "ls-files", "bandjax"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split()
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "bandjax").rglob("*")
+        if path.is_file() and path.suffix in (".py", ".typed")
+    } - GENERATED
     found = []
     with zipfile.ZipFile(wheel) as archive:
         files = (entry.filename for entry in archive.infolist() if not entry.is_dir())
         inside = {name for name in files if name.startswith("bandjax/")}
         kernels = {name for name in inside if name.startswith("bandjax/_ffi")}
-        found += [f"missing: {name}" for name in sorted({*tracked, *GENERATED} - inside)]
-        found += [f"beyond: {n}" for n in sorted(inside - kernels - {*tracked, *GENERATED})]
+        found += [f"missing: {name}" for name in sorted((sources | GENERATED) - inside)]
+        found += [f"beyond: {n}" for n in sorted(inside - kernels - sources - GENERATED)]
         found += [
             f"differs: {name}"
-            for name in tracked
+            for name in sorted(sources)
             if name in inside and archive.read(name) != (ROOT / name).read_bytes()
         ]
     if len(kernels) != 1:

@@ -128,15 +128,11 @@ def test_a_wheel_that_lacks_something_is_found(tmp_path, monkeypatch):
                 if inside not in left_out:
                     archive.writestr(inside, changed.get(source.stem, source.read_bytes()))
             archive.writestr("bandjax/_ffi.cpython-311.so", b"")
+            archive.writestr("bandjax/codecs/", b"")
             if not (ROOT / "bandjax" / "_built.py").exists():
                 archive.writestr("bandjax/_built.py", b"")
         return path
 
-    def git(*args, **options):
-        files = [str(p.relative_to(ROOT)) for p in tracked if p.name != "_built.py"]
-        return type("Done", (), {"stdout": "\n".join(files)})
-
-    monkeypatch.setattr(check.subprocess, "run", git)
     assert check.problems(made(name)) == []
     assert check.problems(made(name, {"bandjax/nnx.py"})) == ["missing: bandjax/nnx.py"]
     assert check.problems(made(name, linen=b"other")) == ["differs: bandjax/linen.py"]
