@@ -127,7 +127,10 @@ def _unpack_batch(f: Operation, size: int, batched: list[bool], args: Arrays) ->
 
 
 def pack_bits(flags: jax.Array, fallback: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Packs booleans ``(N, m)`` into words ``(N, ceil(m / 32))``; ``fallback`` does so in XLA."""
+    """Packs booleans ``(N, m)`` into words ``(N, ceil(m / 32))``; ``fallback`` does so in XLA.
+
+    In place of booleans there may be float32 numbers: whether they are above zero.
+    """
     return _pack_bits(fallback)(flags)[0]
 
 
@@ -140,12 +143,15 @@ def unpack_bits(
 
 @functools.lru_cache(maxsize=1024)
 def _pack_bits(fallback: Callable[[jax.Array], jax.Array]) -> Operation:
+    def in_xla(flags: jax.Array) -> Arrays:
+        return (fallback(flags if flags.dtype == jnp.bool_ else flags > 0),)
+
     def out_types(platform: str, flags: jax.Array) -> Any:
         shape = (flags.shape[0], -(-flags.shape[1] // 32))
         return (jax.ShapeDtypeStruct(shape, np.uint32),), ()
 
     return partitioned(
-        by_platform("pack_bits", out_types, lambda f: (fallback(f),), platforms=("cpu",)),
+        by_platform("pack_bits", out_types, in_xla, platforms=("cpu",)),
         "n m -> n w",
         shared="n",
         batching=_rows_batch,

@@ -8,10 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bandjax._saved.graph import Constant, Graph, Node
+from bandjax._saved.graph import Constant, Graph, Node, above_zero, is_relu
 
 SMALLEST = 1024  # elements of an array that is worth packing
 _MOST_BASES = 4  # large values that may be unpacked for one that is computed again
+_VIEWS = ("name", "reshape", "squeeze", "expand_dims", "copy")  # the same numbers
 _BITS = 4  # about so many a value of what is packed: for comparison with booleans
 
 
@@ -86,6 +87,34 @@ def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Ch
         o for node in again.values() for o in node.operands if not isinstance(o, Constant)
     }
     return Choice(tuple(sorted((kept | free) & needed)), again)
+
+
+def signs(graph: Graph, kept: Iterable[int]) -> dict[int, int]:
+    """For each ``x > 0`` that is kept a float32 array with the same signs that is there anyway.
+
+    That is the ReLU of x, or x: whichever something expensive makes or takes, so that it lies in
+    memory. The comparison need then not be made.
+    """
+    makers = graph.makers()
+    stored = {*graph.inputs, *graph.outputs}
+    for node in reversed(graph.nodes):
+        if not node.cheap:
+            stored |= {*node.operands, *node.results}
+        elif node.primitive in _VIEWS and not stored.isdisjoint(node.results):
+            stored |= {*node.operands}
+    relus: dict[int, int] = {}
+    for node in graph.nodes:
+        if len(node.operands) <= 2 and len(node.results) == 1 and is_relu(node):
+            relus |= {o: node.results[0] for o in node.operands if isinstance(o, int)}
+    found = {}
+    for number in kept:
+        of = above_zero(makers[number]) if number in makers else None
+        if of is None or not is_mask(graph.types[number]):
+            continue
+        same = [n for n in (relus.get(of), of) if n in stored]
+        if same and graph.types[same[0]].dtype == jnp.float32:
+            found[number] = same[0]
+    return found
 
 
 def _maps(graph: Graph, numbers: Iterable[int]) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 # What XLA computes again for next to nothing: one number of each operand for one of the result, or
@@ -202,6 +203,33 @@ def is_cheap(equation: JaxprEqn) -> bool:
     if body is None:
         return equation.primitive.name in _CHEAP and not equation.effects
     return not body.consts and all(map(is_cheap, body.jaxpr.eqns))
+
+
+def above_zero(node: Node) -> int | None:
+    """Of ``x > 0`` the number of x."""
+    of = _with_zero(node.equation, "gt")
+    operand = None if of is None else node.operands[of]
+    return operand if isinstance(operand, int) else None
+
+
+def is_relu(node: Node) -> bool:
+    """Whether an equation is ``max(x, 0)``, or calls what is that alone."""
+    equation = node.equation
+    while (body := _called(equation)) is not None:
+        if len(body.jaxpr.eqns) != 1 or body.jaxpr.outvars != body.jaxpr.eqns[0].outvars:
+            return False
+        equation = body.jaxpr.eqns[0]
+    return _with_zero(equation, "max") is not None
+
+
+def _with_zero(equation: JaxprEqn, name: str) -> int | None:
+    """Of a comparison with the number 0, the place of the other operand; 0 comes second in gt."""
+    if equation.primitive.name != name:
+        return None
+    zeros = [isinstance(a, Literal) and np.ndim(a.val) == 0 and a.val == 0 for a in equation.invars]
+    if zeros == [False, True]:
+        return 0
+    return 1 if zeros == [True, False] and name == "max" else None
 
 
 def like(aval: Any) -> jax.ShapeDtypeStruct:

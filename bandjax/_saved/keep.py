@@ -68,6 +68,11 @@ def keep(value: jax.Array, codec: Codec | None, bits: bool) -> Kept:
     return Kept(value, None, aval)
 
 
+def keep_signs(value: jax.Array) -> Kept:
+    """Keeps in bits which numbers are above zero."""
+    return Kept(_named(pack_bits(value), BITS), BITS, jax.ShapeDtypeStruct(value.shape, jnp.bool_))
+
+
 def keep_integers(value: jax.Array, count: int) -> Kept:
     """Keeps integers from 0 to ``count - 1``, uint8, as planes of bits."""
     bits = max(1, math.ceil(math.log2(count)))

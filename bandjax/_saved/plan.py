@@ -14,9 +14,9 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from bandjax._conv.remat import first_elements, hold, holdable
-from bandjax._saved.choice import SMALLEST, Choice, choose, is_map
+from bandjax._saved.choice import SMALLEST, Choice, choose, is_map, signs
 from bandjax._saved.graph import Constant, Graph, Node, like, read
-from bandjax._saved.keep import Kept, keep, keep_integers
+from bandjax._saved.keep import Kept, keep, keep_integers, keep_signs
 from bandjax._saved.pooling import is_pooling, places_of, scatter
 from bandjax.codecs._codec import Codec
 
@@ -53,6 +53,7 @@ class Plan:
       perturbed: which arguments have a gradient.
       pools: derivatives of max pooling by their place in ``second``, and the number in ``first`` of
         what is pooled.
+      signs: numbers of masks that are kept, and of the arrays whose signs they are.
     """
 
     first: Graph
@@ -63,6 +64,7 @@ class Plan:
     moved: list[bool]
     perturbed: list[bool]
     pools: dict[int, int]
+    signs: dict[int, int]
 
     @staticmethod
     def of(
@@ -119,7 +121,8 @@ class Plan:
         } | set(back.outputs)
         wanted = [value for leaf, value in kept.items() if leaf in used]
         choice = choose(graph, wanted, free)
-        return Plan(graph, results, free, choice, back, moved, perturbed, pools)
+        of = signs(graph, set(choice.kept) - free)
+        return Plan(graph, results, free, choice, back, moved, perturbed, pools, of)
 
     def maps(self) -> list[int]:
         """The numbers of what the codec packs, in the order made."""
@@ -128,7 +131,7 @@ class Plan:
 
     def run(self, inputs: Sequence[Any], made: Callable[[int, Any], Any]) -> list[Any]:
         """Computes the results, and tells each value that is kept or pooled when it is there."""
-        wanted = {*self.choice.kept, *self.pools.values()}
+        wanted = {self.signs.get(n, n) for n in self.choice.kept} | {*self.pools.values()}
         graph = dataclasses.replace(self.first, outputs=self.first.outputs[: self.results])
         return graph.without(wanted).run(inputs, made=made)
 
@@ -138,6 +141,9 @@ class Plan:
         places: dict[int, Kept] = {}
 
         def made(number: int, value: Any) -> Any:
+            for mask in masks.get(number, ()):
+                kept[mask] = keep_signs(value)
+                value = once(value, [kept[mask].stored])
             if number in chosen:
                 kept[number] = keep(value, codecs.get(number), number not in self.free)
                 if number in codecs:
@@ -149,9 +155,12 @@ class Plan:
                 places[place] = keep_integers(places_of(value, parameters), count)
             return value
 
-        chosen = set(self.choice.kept)
+        chosen = set(self.choice.kept) - set(self.signs)
         maps = self.maps()
         codecs = dict(zip(maps, codec.each([self.first.types[n].shape for n in maps]), strict=True))
+        masks: dict[int, list[int]] = {}
+        for mask, number in self.signs.items():
+            masks.setdefault(number, []).append(mask)
         pooled: dict[int, list[int]] = {}
         for place, number in self.pools.items():
             pooled.setdefault(number, []).append(place)

@@ -16,9 +16,12 @@ _WORD = 32
 def pack_bits(flags: jax.Array) -> jax.Array:
     """Packs booleans ``(N, ...)``, 32 a word: uint32 ``(N, words)``.
 
-    The flags of an example are 32 rows, one under the other; a word is a column.
+    The flags of an example are 32 rows, one under the other; a word is a column. Numbers count as
+    true that are above zero.
     """
-    return packing.pack_bits(flags.astype(jnp.bool_).reshape(flags.shape[0], -1), _pack)
+    if flags.dtype not in (jnp.bool_, jnp.float32):
+        flags = flags > 0
+    return packing.pack_bits(flags.reshape(flags.shape[0], -1), _pack)
 
 
 def unpack_bits(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:

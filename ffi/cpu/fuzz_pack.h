@@ -81,12 +81,20 @@ class PackFuzz : public FourierFuzz {
     const int64_t row = (a.m + 31) / 32;
     std::vector<char> flags(a.n * a.m);
     for (char& flag : flags) flag = static_cast<char>(Draw(0, 1));
+    // The same as numbers, of which those count that are above zero.
+    Numbers signs(flags.size());
+    for (size_t i = 0; i < flags.size(); ++i) {
+      const double others[] = {0, -0.0, -1, std::nan("")};
+      signs[i] = flags[i] ? 0.5 + static_cast<double>(i) : others[Draw(0, 3)];
+    }
+    const Buffer numbers(Type::kFloat32, signs);
     for (const Kernels* kernels : All()) {
       std::string fault;
-      for (int64_t threads : {4, 1}) {
+      for (int64_t threads : {4, 1, 0}) {
         const Buffer words(Type::kFloat32, a.n * row);
         std::vector<char> back(flags.size(), 7);
-        a.flags = flags.data(), a.words = words.data();
+        a.flags = flags.data(), a.words = words.data(), a.above_zero = threads == 0;
+        if (a.above_zero) a.flags = numbers.data(), threads = 1;
         OnThreads(threads, [&](Pool* pool) { kernels->pack_bits(a, pool); });
         const auto* packed = static_cast<const uint32_t*>(words.data());
         for (int64_t n = 0; n < a.n; ++n) {

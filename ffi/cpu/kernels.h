@@ -137,6 +137,7 @@ struct PackArgs {
 // Flags (n, m), a byte each, and words (n, ceil(m / 32)).
 struct BitsArgs {
   int64_t n, m;
+  bool above_zero;  // in place of flags there are float32 numbers: whether they are above zero
   void* flags;
   void* words;
 };

@@ -4,6 +4,8 @@
 #ifndef BANDJAX_FFI_CPU_PACK_H_
 #define BANDJAX_FFI_CPU_PACK_H_
 
+#include <cstring>
+
 #include "simd.h"
 
 namespace bandjax {
@@ -12,10 +14,12 @@ namespace {
 
 constexpr uint32_t kGolden = 0x9E3779B9u;
 constexpr uint32_t kNotANumber = 0xFFF;
+// Lanes are taken a cache line at a time: so many vectors. A block's values lie one after another,
+// a line each.
+constexpr int kLine = 64 / BANDJAX_BYTES;
 
 using Floats = Vec<float>;
 typedef int32_t Ints __attribute__((vector_size(BANDJAX_BYTES)));
-typedef uint8_t Bytes __attribute__((vector_size(BANDJAX_BYTES / 4)));
 
 template <typename V>
 BANDJAX_INLINE V Mixed(V x) {
@@ -98,7 +102,7 @@ BANDJAX_NOINLINE void Lines(const float* matrix, int64_t size, int64_t outer, in
 // All axes of a block, in place. In place is safe: each line is read whole before it is written.
 template <bool kForward>
 inline void Transformed(const PackArgs& args, Floats* block) {
-  int64_t outer = 1, inner = args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged;
+  int64_t outer = 1, inner = args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged * kLine;
   for (int axis = 0; axis < 3; ++axis) {
     const int64_t size = args.sizes[axis];
     inner /= size;
@@ -130,112 +134,158 @@ inline void Transformed(const PackArgs& args, Floats* block) {
 template <typename Body>
 BANDJAX_INLINE void Points(const PackArgs& args, int64_t n, const int64_t (&place)[3], bool repeat,
                            Body body) {
-  int64_t point = 0;
-  for (int64_t a = 0; a < args.sizes[0]; ++a) {
-    const int64_t i = place[0] * args.sizes[0] + a;
-    for (int64_t b = 0; b < args.sizes[1]; ++b) {
-      const int64_t j = place[1] * args.sizes[1] + b;
-      for (int64_t d = 0; d < args.sizes[2]; ++d, ++point) {
-        const int64_t k = place[2] * args.sizes[2] + d;
-        if (!repeat && (i >= args.shape[0] || j >= args.shape[1] || k >= args.shape[2])) continue;
-        const int64_t row = (n * args.shape[0] + Min(i, args.shape[0] - 1)) * args.shape[1];
-        const int64_t column = (row + Min(j, args.shape[1] - 1)) * args.shape[2];
-        body(point, (column + Min(k, args.shape[2] - 1)) * args.c);
+  const int64_t shape[3] = {args.shape[0], args.shape[1], args.shape[2]}, c = args.c;
+  const int64_t sizes[3] = {args.sizes[0], args.sizes[1], args.sizes[2]};
+  const int64_t first = place[2] * sizes[2];
+  const int64_t there = repeat ? sizes[2] : Min(sizes[2], shape[2] - first);
+  for (int64_t a = 0; a < sizes[0]; ++a) {
+    const int64_t i = place[0] * sizes[0] + a;
+    for (int64_t b = 0; b < sizes[1]; ++b) {
+      const int64_t j = place[1] * sizes[1] + b;
+      if (!repeat && (i >= shape[0] || j >= shape[1])) continue;
+      const int64_t row = (n * shape[0] + Min(i, shape[0] - 1)) * shape[1] + Min(j, shape[1] - 1);
+      const int64_t offset = (row * shape[2] + first) * c, point = (a * sizes[1] + b) * sizes[2];
+      for (int64_t d = 0; d < there; ++d) {
+        body(point + d, offset + Min(d, shape[2] - 1 - first) * c);
       }
     }
   }
 }
 
-BANDJAX_INLINE Word FirstBits(const PackArgs& args, uint32_t key, int64_t place, int64_t lane) {
-  Word bits;
-  for (int i = 0; i < kLanes<float>; ++i) {
-    bits[i] = key + static_cast<uint32_t>(place * args.lanes + lane + i);
+// Of each vector of a line of lanes the bits that its noise is made of.
+BANDJAX_INLINE void FirstBits(const PackArgs& args, uint32_t key, int64_t place, int64_t lane,
+                              Word (&bits)[kLine]) {
+  Word count;
+  for (int i = 0; i < kLanes<float>; ++i) count[i] = static_cast<uint32_t>(i);
+  for (int v = 0; v < kLine; ++v) {
+    const int64_t first = place * args.lanes + lane + v * kLanes<float>;
+    bits[v] = Mixed(count + (key + static_cast<uint32_t>(first)));
   }
-  return Mixed(bits);
+}
+
+BANDJAX_INLINE int64_t Values(const PackArgs& args) {
+  return args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged;
+}
+
+BANDJAX_INLINE float* WordsOf(const PackArgs& args, int64_t n, int64_t place, int64_t lane) {
+  const int64_t block = n * args.counts[0] * args.counts[1] * args.counts[2] + place;
+  return static_cast<float*>(args.words) + block * args.n_words * args.lanes + lane;
+}
+
+// How far ahead the lanes lie that are next: of the same points, or of the block beside.
+BANDJAX_INLINE int64_t NextLine(const PackArgs& args, int64_t lane) {
+  const int64_t line = kLine * kLanes<float>;
+  return lane + line < args.lanes ? line : args.sizes[2] * args.c - lane;
 }
 
 BANDJAX_INLINE void PackBlock(const PackArgs& args, int64_t n, const int64_t (&at)[3],
                               int64_t place, uint32_t key, int64_t lane, Floats* block) {
   const float* samples = static_cast<const float*>(args.samples);
-  const int64_t width = args.lanes - lane;
+  const int64_t width = args.lanes - lane, next = NextLine(args, lane);
   Points(args, n, at, true, [&](int64_t point, int64_t offset) {
     for (int64_t j = 0; j < args.merged; ++j) {
-      const int64_t channel = j * args.lanes + lane;
-      block[point * args.merged + j] =
-          LoadUpTo<float>(samples + offset + channel, Min(width, args.c - channel));
+      __builtin_prefetch(samples + offset + j * args.lanes + lane + next);
+      for (int v = 0; v < kLine; ++v) {
+        const int64_t first = v * kLanes<float>, channel = j * args.lanes + lane + first;
+        block[(point * args.merged + j) * kLine + v] =
+            LoadUpTo<float>(samples + offset + channel, Min(width - first, args.c - channel));
+      }
     }
   });
   Transformed<true>(args, block);
-  const int64_t values = args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged;
-  Floats step = {}, bad = {};
-  for (int64_t k = 0; k < values; ++k) bad += block[k] * 0.f;
-  for (int64_t m = 0; m < args.members; ++m) {
-    const PackMember& member = args.layout[m];
-    const Floats x = block[member.value];
-    const float scale = args.limits[m];
-    const Floats size = (Floats)((Ints)x & 0x7FFFFFFF) * scale;
-    step = Select(size > step, size, step);
+  // What is no number makes all coefficients so. Among bits of magnitudes it is the greatest.
+  Ints greatest[kLine] = {};
+  Floats step[kLine], bad[kLine] = {}, inverse[kLine];
+  for (int64_t j = 0; j < args.merged; ++j) {
+    for (int v = 0; v < kLine; ++v) bad[v] += block[j * kLine + v] * 0.f;
   }
-  step = Select((step > 0.f) & (step < 0x1p-100f), Floats{} + 0x1p-100f, step);
-  Word header = ((Word)step + 0x7FFFFu) >> 19;
-  const Ints broken = (bad != bad) | (Ints)(header >= 0xFF0u);
-  header = (Word)((broken & (Ints)(Word{} + kNotANumber)) | (~broken & (Ints)header));
-  step = (Floats)(header << 19);
-  const Floats inverse = 1.f / Select(step > 0.f, step, Floats{} + 1.f);
-  const Word first = FirstBits(args, key, place, lane);
-  float* out =
-      static_cast<float*>(args.words) +
-      ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) * args.n_words) * args.lanes +
-      lane;
+  for (int64_t m = 0; m < args.members; ++m) {
+    const float scale = args.limits[m];
+    for (int v = 0; v < kLine; ++v) {
+      const Ints size = (Ints)(block[args.layout[m].value * kLine + v] * scale) & 0x7FFFFFFF;
+      greatest[v] = size > greatest[v] ? size : greatest[v];
+    }
+  }
+  Word header[kLine], first[kLine];
+  for (int v = 0; v < kLine; ++v) {
+    step[v] = (Floats)greatest[v];
+    step[v] = Select((step[v] > 0.f) & (step[v] < 0x1p-100f), Floats{} + 0x1p-100f, step[v]);
+    header[v] = ((Word)step[v] + 0x7FFFFu) >> 19;
+    const Ints broken = (bad[v] != bad[v]) | (Ints)(header[v] >= 0xFF0u);
+    header[v] = (Word)((broken & (Ints)(Word{} + kNotANumber)) | (~broken & (Ints)header[v]));
+    step[v] = (Floats)(header[v] << 19);
+    inverse[v] = 1.f / Select(step[v] > 0.f, step[v], Floats{} + 1.f);
+  }
+  FirstBits(args, key, place, lane, first);
+  float* out = WordsOf(args, n, place, lane);
   int64_t m = 0;
   for (int64_t w = 0; w < args.n_words; ++w) {
-    Word word = w == 0 ? header : Word{};
+    Word word[kLine] = {};
+    for (int v = 0; w == 0 && v < kLine; ++v) word[v] = header[v];
     for (; m < args.members && args.layout[m].word == w; ++m) {
       const PackMember& member = args.layout[m];
       const float half = static_cast<float>(1u << member.width >> 1), top = 2 * half - 0.5f;
-      const Word bits = first + kGolden * static_cast<uint32_t>(member.value + 1);
-      Floats t = block[member.value] * inverse + (Fraction(bits) + (half - 0.5f));
-      t = Select(t > 0.f, t, Floats{});
-      t = Select(t < top, t, Floats{} + top);
-      word |= (Word) __builtin_convertvector(t, Ints) << member.shift;
+      const uint32_t own = kGolden * static_cast<uint32_t>(member.value + 1);
+      for (int v = 0; v < kLine; ++v) {
+        Floats t = block[member.value * kLine + v] * inverse[v] +
+                   (Fraction(first[v] + own) + (half - 0.5f));
+        t = t > 0.f ? t : Floats{};
+        t = t < top ? t : Floats{} + top;
+        word[v] |= (Word) __builtin_convertvector(t, Ints) << member.shift;
+      }
     }
-    StoreUpTo<float>(out + w * args.lanes, (Floats)word, width);
+    for (int v = 0; v < kLine; ++v) {
+      const int64_t start = v * kLanes<float>;
+      StoreUpTo<float>(out + w * args.lanes + start, (Floats)word[v], width - start);
+    }
   }
 }
 
 BANDJAX_INLINE void UnpackBlock(const PackArgs& args, int64_t n, const int64_t (&at)[3],
                                 int64_t place, uint32_t key, int64_t lane, Floats* block) {
   float* samples = static_cast<float*>(args.samples);
-  const int64_t width = args.lanes - lane;
-  const int64_t values = args.sizes[0] * args.sizes[1] * args.sizes[2] * args.merged;
-  const float* in =
-      static_cast<const float*>(args.words) +
-      ((n * args.counts[0] * args.counts[1] * args.counts[2] + place) * args.n_words) * args.lanes +
-      lane;
-  for (int64_t k = 0; k < values; ++k) block[k] = Floats{};
-  const Word first = FirstBits(args, key, place, lane);
-  Floats step = {};
+  const int64_t width = args.lanes - lane, values = Values(args);
+  const float* in = WordsOf(args, n, place, lane);
+  Word first[kLine];
+  FirstBits(args, key, place, lane, first);
+  Floats step[kLine];
+  for (int v = 0; v < kLine; ++v) {
+    const int64_t start = v * kLanes<float>;
+    const Word header = (Word)LoadUpTo<float>(in + start, width - start) & kNotANumber;
+    step[v] = (Floats)(header << 19);
+  }
+  // A block that is no number is one as a whole.
+  for (int64_t k = 0; k < values; ++k) {
+    for (int v = 0; v < kLine; ++v) block[k * kLine + v] = step[v] * 0.f;
+  }
   int64_t m = 0;
   for (int64_t w = 0; w < args.n_words; ++w) {
-    const Word word = (Word)LoadUpTo<float>(in + w * args.lanes, width);
-    if (w == 0) step = (Floats)((word & kNotANumber) << 19);
+    Word word[kLine];
+    for (int v = 0; v < kLine; ++v) {
+      const int64_t start = v * kLanes<float>;
+      word[v] = (Word)LoadUpTo<float>(in + w * args.lanes + start, width - start);
+    }
     for (; m < args.members && args.layout[m].word == w; ++m) {
       const PackMember& member = args.layout[m];
       const uint32_t all = (1u << member.width) - 1;
       const float half = static_cast<float>(1u << member.width >> 1);
-      const Word bits = first + kGolden * static_cast<uint32_t>(member.value + 1);
-      const Floats code = __builtin_convertvector((Ints)((word >> member.shift) & all), Floats);
-      block[member.value] = (code - (Fraction(bits) + (half - 1.f))) * step;
+      const uint32_t own = kGolden * static_cast<uint32_t>(member.value + 1);
+      for (int v = 0; v < kLine; ++v) {
+        const Word bits = first[v] + own;
+        const Floats code =
+            __builtin_convertvector((Ints)((word[v] >> member.shift) & all), Floats);
+        block[member.value * kLine + v] = (code - (Fraction(bits) + (half - 1.f))) * step[v];
+      }
     }
   }
-  // A block that is no number is one as a whole.
-  for (int64_t k = 0; k < values; ++k) block[k] += step * 0.f;
   Transformed<false>(args, block);
   Points(args, n, at, false, [&](int64_t point, int64_t offset) {
     for (int64_t j = 0; j < args.merged; ++j) {
-      const int64_t channel = j * args.lanes + lane;
-      StoreUpTo<float>(samples + offset + channel, block[point * args.merged + j],
-                       Min(width, args.c - channel));
+      for (int v = 0; v < kLine; ++v) {
+        const int64_t start = v * kLanes<float>, channel = j * args.lanes + lane + start;
+        StoreUpTo<float>(samples + offset + channel, block[(point * args.merged + j) * kLine + v],
+                         Min(width - start, args.c - channel));
+      }
     }
   });
 }
@@ -259,10 +309,10 @@ void PackTyped(const PackArgs& args, Pool* pool) {
     } else {
       key = keys[n];
     }
-    alignas(64) Floats block[kPackValues];
+    alignas(64) Floats block[kPackValues * kLine];
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at[3] = {slab, row / args.counts[2], row % args.counts[2]};
-      for (int64_t lane = 0; lane < args.lanes; lane += kLanes<float>) {
+      for (int64_t lane = 0; lane < args.lanes; lane += kLanes<float> * kLine) {
         if constexpr (kPack) {
           PackBlock(args, n, at, slab * rows + row, key, lane, block);
         } else {
@@ -273,43 +323,55 @@ void PackTyped(const PackArgs& args, Pool* pool) {
   });
 }
 
-// Booleans (n, m) and words (n, ceil(m / 32)): a word is a column of 32 rows.
+// Booleans (n, m) and words (n, ceil(m / 32)): a word is a column of 32 rows. Many columns are
+// taken at a time: rows may lie apart by a power of two, and of such a cache holds few.
 template <bool kPack>
 void BitsTyped(const BitsArgs& args, Pool* pool) {
-  constexpr int kLane = kLanes<float>;
-  const int64_t width = CeilDiv(args.m, 32), chunks = CeilDiv(width, kLane);
-  constexpr int64_t kChunks = 64;  // of a task
-  const int64_t parts = CeilDiv(chunks, kChunks);
+  constexpr int64_t kColumns = 512;
+  const int64_t width = CeilDiv(args.m, 32), parts = CeilDiv(width, kColumns);
   ParallelFor(pool, args.n * parts, [&](int64_t task) {
-    const int64_t n = task / parts, part = task % parts;
-    uint8_t* flags = static_cast<uint8_t*>(args.flags) + n * args.m;
-    float* words = static_cast<float*>(args.words) + n * width;
-    for (int64_t i = part * kChunks; i < Min(chunks, (part + 1) * kChunks); ++i) {
-      const int64_t column = i * kLane, count = Min(width - column, kLane);
-      Word word = {};
-      if constexpr (!kPack) word = (Word)LoadUpTo<float>(words + column, count);
-      for (int64_t row = 0; row < 32; ++row) {
-        uint8_t* at = flags + row * width + column;
-        const int64_t there = Min(count, args.m - row * width - column);
-        if (there <= 0) break;
-        Bytes bytes = {};
+    const int64_t n = task / parts, column = task % parts * kColumns;
+    const int64_t count = Min(width - column, kColumns);
+    uint32_t* words = static_cast<uint32_t*>(args.words) + n * width + column;
+    // Calls body(bit, first element, number of elements) for rows from 8 * byte on.
+    const auto rows = [&](int64_t byte, auto body) {
+      for (int64_t bit = 0; bit < 8; ++bit) {
+        const int64_t first = (8 * byte + bit) * width + column;
+        body(bit, n * args.m + first, Min(count, args.m - first));
+      }
+    };
+    if (kPack && args.above_zero) {
+      std::memset(words, 0, count * sizeof *words);
+      const float* values = static_cast<const float*>(args.flags);
+      for (int64_t byte = 0; byte < 4; ++byte) {
+        rows(byte, [&](int64_t bit, int64_t first, int64_t there) {
+          const uint32_t mask = 1u << (8 * byte + bit);
+          for (int64_t i = 0; i < there; ++i) words[i] |= values[first + i] > 0.f ? mask : 0u;
+        });
+      }
+      return;
+    }
+    uint8_t* flags = static_cast<uint8_t*>(args.flags);
+    for (int64_t byte = 0; byte < 4; ++byte) {
+      uint8_t plane[kColumns] = {};  // of each word one byte
+      if constexpr (!kPack) {
+        for (int64_t i = 0; i < count; ++i) plane[i] = static_cast<uint8_t>(words[i] >> 8 * byte);
+      }
+      rows(byte, [&](int64_t bit, int64_t first, int64_t there) {
+        const uint8_t mask = static_cast<uint8_t>(1u << bit);
+        uint8_t* at = flags + first;
         if constexpr (kPack) {
-          if (there == kLane) {
-            __builtin_memcpy(&bytes, at, sizeof bytes);
-          } else {
-            for (int64_t k = 0; k < there; ++k) bytes[k] = at[k];
-          }
-          word |= __builtin_convertvector(bytes, Word) << static_cast<uint32_t>(row);
+          for (int64_t i = 0; i < there; ++i) plane[i] |= at[i] ? mask : 0;
         } else {
-          bytes = __builtin_convertvector((word >> static_cast<uint32_t>(row)) & 1u, Bytes);
-          if (there == kLane) {
-            __builtin_memcpy(at, &bytes, sizeof bytes);
-          } else {
-            for (int64_t k = 0; k < there; ++k) at[k] = bytes[k];
-          }
+          for (int64_t i = 0; i < there; ++i) at[i] = (plane[i] & mask) != 0;
+        }
+      });
+      if constexpr (kPack) {
+        for (int64_t i = 0; i < count; ++i) {
+          const uint32_t bits = static_cast<uint32_t>(plane[i]) << 8 * byte;
+          words[i] = byte ? words[i] | bits : bits;
         }
       }
-      if constexpr (kPack) StoreUpTo<float>(words + column, (Floats)word, count);
     }
   });
 }

@@ -94,11 +94,15 @@ ffi::Error Unpack(ffi::ThreadPool threads, Buffer words, Buffer keys, Buffer m0,
 }
 
 // Flags (n, m) and their words (n, ceil(m / 32)).
-ffi::Error ReadBits(Buffer flags, Buffer words, BitsArgs* args) {
+ffi::Error ReadBits(Buffer flags, Buffer words, bool packs, BitsArgs* args) {
   const auto f = flags.dimensions(), w = words.dimensions();
+  args->above_zero = packs && flags.element_type() == ffi::F32;
   if (f.size() != 2 || w.size() != 2 || f[0] != w[0] || w[1] != (f[1] + 31) / 32 ||
-      flags.element_type() != ffi::PRED || words.element_type() != ffi::U32) {
-    return Invalid("flags must be (n, m) booleans, words (n, ceil(m / 32)) of uint32");
+      (flags.element_type() != ffi::PRED && !args->above_zero) ||
+      words.element_type() != ffi::U32) {
+    return Invalid(
+        "flags must be (n, m) booleans (or float32, to be packed), words (n, ceil(m / 32)) of "
+        "uint32");
   }
   args->n = f[0], args->m = f[1];
   args->flags = flags.untyped_data(), args->words = words.untyped_data();
@@ -107,14 +111,14 @@ ffi::Error ReadBits(Buffer flags, Buffer words, BitsArgs* args) {
 
 ffi::Error PackBits(ffi::ThreadPool threads, Buffer flags, ffi::Result<Buffer> words) {
   BitsArgs args{};
-  const ffi::Error error = ReadBits(flags, *words, &args);
+  const ffi::Error error = ReadBits(flags, *words, true, &args);
   if (error.failure()) return error;
   return Call(ChosenKernels().pack_bits, args, threads);
 }
 
 ffi::Error UnpackBits(ffi::ThreadPool threads, Buffer words, ffi::Result<Buffer> flags) {
   BitsArgs args{};
-  const ffi::Error error = ReadBits(*flags, words, &args);
+  const ffi::Error error = ReadBits(*flags, words, false, &args);
   if (error.failure()) return error;
   PreferHugePages(flags->untyped_data(), flags->size_bytes());
   return Call(ChosenKernels().unpack_bits, args, threads);

@@ -33,6 +33,18 @@ def test_a_word_is_a_column_of_32_rows(shape, way):
     np.testing.assert_array_equal(back, flags)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("way", ["native", "xla"])
+def test_numbers_count_that_are_above_zero(way, dtype):
+    values = np.random.default_rng(1).integers(-2, 3, (3, 5, 211)).astype(np.float32)
+    if dtype != "int8":
+        values[0, 0, :4] = np.nan, -0.0, np.inf, -np.inf
+    with block_oracle.kernels(way):
+        words = pack_bits(jnp.asarray(values).astype(dtype))
+        back = np.asarray(unpack_bits(words, values.shape))
+    np.testing.assert_array_equal(back, values > 0)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,38 @@ def test_each_tensor_is_kept_once():
     assert kept.by_kind()["packed"] == maps + flags
     assert kept.total - maps - flags < 1024  # Statistics.
     assert saved(block, PARAMETERS, X, argnums=0).total > 5 * X.nbytes
+
+
+@pytest.mark.parametrize(
+    ("after", "comparisons"),
+    [
+        (lambda y, w: convolve(jax.nn.relu(y), w), 0),  # The result of ReLU lies in memory.
+        (lambda y, w: convolve(jax.lax.reshape(jax.nn.relu(y), y.shape), w), 0),
+        (lambda y, w: jax.nn.relu(y) * 2, 0),  # So does that of the convolution.
+        (lambda y, w: jnp.where(y > 0, y, 0.1 * y), 1),  # The function's own.
+        (lambda y, w: jax.nn.relu(y + 1) * 2, 1),  # XLA would make these two in one go.
+        (lambda y, w: jnp.where(y + 1 > 1, y, 0.1 * y), 1),
+        (lambda y, w: jnp.where(y >= 0, y, 0.1 * y), 1),
+        (lambda y, w: convolve(jnp.where(y > 1, y, 0.1), w), 1),
+        (lambda y, w: convolve(jax.nn.relu(y.astype(jnp.bfloat16)).astype(y.dtype), w), 1),
+    ],
+    ids=["relu", "view", "direct", "where", "alone", "shifted", "ge", "threshold", "half"],
+)
+def test_masks_are_the_signs_of_what_lies_in_memory(after, comparisons):
+    """No comparison is made for them; at zero they are exact."""
+
+    def f(parameters, x):
+        y = convolve(x, parameters[0])
+        with jax.numpy_dtype_promotion("standard"):
+            return (after(y, parameters[1]) * jnp.cos(jnp.arange(8.0))[None, None, None]).sum()
+
+    parameters = jax.tree.map(jnp.round, PARAMETERS)
+    x = jnp.round(0.4 * X)  # Whole numbers, many of them zero after a convolution.
+    assert float((convolve(x, parameters[0]) == 0).mean()) > 0.1
+    packed = jax.grad(compress_saved(f, EXACT))
+    assert_near(jax.jit(packed)(parameters, x), jax.grad(f)(parameters, x))
+    made = re.findall(r"bool\[4,16,16,8\] = (?:gt|ge)", str(jax.make_jaxpr(packed)(parameters, x)))
+    assert len(made) == comparisons
 
 
 @pytest.mark.parametrize(
