@@ -266,25 +266,46 @@ def table(title: str, rows: list[Record]) -> Table:
     return made
 
 
+def _family(name: str) -> tuple[str, str]:
+    """What a row's points share, and what tells them apart: ``"dct"`` and ``"4bits"``, say."""
+    codec, _, rest = name.partition(":")
+    if not rest:
+        return ("spectra", name.removeprefix("spectra at ")) if "spectra" in name else ("", name)
+    bits, _, blocks = rest.partition(" ")
+    return f"{codec} {blocks}".strip(), bits.removesuffix("bits")
+
+
 def plot(title: str, rows: list[Record], path: Path) -> None:
     """Bytes against the cosine with the exact gradient, the Pareto front drawn."""
     figures = report_module("matplotlib.figure")
     axes = figures.Figure(figsize=(8, 5), layout="constrained").subplots()
     name = [key for key in rows[0] if key.startswith("cosine")][-1]
-    points = [(row["saved_bytes"] / MIB, max(1 - row[name], 1e-7), row["name"]) for row in rows]
-    for x, y, label in points:
-        axes.plot(x, y, "o", color="C0")
-        axes.annotate(label, (x, y), (4, 3), textcoords="offset points", fontsize="x-small")
+    families: dict[str, list[tuple[float, float, str]]] = {}
+    for row in rows:
+        family, label = _family(row["name"])
+        point = row["saved_bytes"] / MIB, max(1 - row[name], 1e-7), label
+        families.setdefault(family, []).append(point)
+    for number, (family, points) in enumerate(families.items()):
+        x, y, labels = zip(*points, strict=True)
+        color = f"C{number}" if family else "black"
+        axes.plot(x, y, "osD^vPX"[number % 7], color=color, label=family or None)
+        side = ("left", "right")[number % 2] if family else "center"
+        offset = {"left": (5, 3), "right": (-5, 3), "center": (0, 7)}[side]
+        for at in zip(x, y, labels, strict=True):
+            told = {"textcoords": "offset points", "fontsize": 7, "color": color, "ha": side}
+            axes.annotate(at[2], at[:2], offset, **told)
     front, best = [], np.inf
-    for x, y, _ in sorted(points):
+    for x, y, _ in sorted(point for points in families.values() for point in points):
         if y < best:
             front.append((x, y))
             best = y
-    axes.plot(*zip(*front, strict=True), color="C1", zorder=0)
+    axes.plot(*zip(*front, strict=True), color="0.6", zorder=0, label="the best")
     axes.set(xscale="log", yscale="log", title=title)
     axes.set_xlabel("kept for the backward pass, MiB")
     axes.set_ylabel(f"1 - {name}")
+    axes.margins(x=0.12)
     axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", title="codec, bits a value", title_fontsize="small")
     axes.get_figure().savefig(path, dpi=120)
 
 
