@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -248,11 +249,11 @@ def _batches(network: str, batch: int, options: Options) -> Iterator[Any]:
 def table(title: str, rows: list[Record]) -> Table:
     """MiB, times fewer than dense, and what else was measured."""
     made = Table(title=title)
-    made.add_column("kept for the backward pass", overflow="fold")
+    made.add_column("kept for the backward pass", overflow="fold", min_width=16)
     cosines = [name for name in rows[0] if name.startswith(("cosine", "relative"))]
     timed = "seconds" in rows[0]
     headings = ["MiB", "times\nfewer", *(["temporaries,\nMiB", "step,\nms"] if timed else [])]
-    for heading in [*headings, *(name.replace(", ", ",\n") for name in cosines)]:
+    for heading in [*headings, *(re.sub(", | (?=error)", "\n", name) for name in cosines)]:
         made.add_column(heading, justify="right", no_wrap=True)
     first = rows[0]["saved_bytes"]
     for row in rows:
@@ -314,7 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        run(parse_options(Options, words, "python -m experiments.benchmarks.saved"), Console())
+        # A file has room for all columns.
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        run(parse_options(Options, words, "python -m experiments.benchmarks.saved"), console)
 
     return run_command(action, "the rows that are done are in the file")
 
