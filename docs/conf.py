@@ -26,6 +26,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["README.md", "**/.ipynb_checkpoints"]
 templates_path: list[str] = []
@@ -53,13 +54,13 @@ PAGES = {
     "../ffi/cuda/README.md": "site/cuda.md",
     "README.md": "index.md",
 }
-LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def _lead_within_the_site(app: Any, name: str, source: list[str]) -> None:
     """Links that hold in the repository lead to the page of the site, or become a name.
 
-    Records and pictures among them are copied; a folder cannot be.
+    Records and pictures among them are copied; a folder cannot be: it is told by its name.
     """
     page = HERE / f"{name}.md"
     if not page.exists():
@@ -70,7 +71,7 @@ def _lead_within_the_site(app: Any, name: str, source: list[str]) -> None:
         source[0] = page.read_text("utf-8")
 
     def lead(link: re.Match[str]) -> str:
-        target, anchor = link[1], link[2] or ""
+        words, target, anchor = link[1], link[2], link[3] or ""
         if "://" in target or target.startswith("mailto:"):
             return link[0]
         path = (page.parent / target).resolve()
@@ -80,13 +81,12 @@ def _lead_within_the_site(app: Any, name: str, source: list[str]) -> None:
                 # The README's text is not the site's first page.
                 anchor = "" if there == "index.md" else anchor
         if path.is_dir():
-            return f"] (`{path.relative_to(ROOT)}` of the repository)"
+            folder = f"`{path.relative_to(ROOT)}`"
+            return folder if words.strip("`") == folder.strip("`") else f"{words} in {folder}"
         relative = os.path.relpath(path, (HERE / f"{name}.md").parent)
-        return f"]({relative}{anchor})"
+        return f"[{words}]({relative}{anchor})"
 
-    text = LINK.sub(lead, source[0])
-    # What became of a link to a folder: its text, without brackets.
-    source[0] = re.sub(r"\[([^\]]*)\] (\(`[^`]*` of the repository\))", r"\1 \2", text)
+    source[0] = LINK.sub(lead, source[0])
 
 
 # --------------------------------------------------------------------------------- API reference
@@ -147,6 +147,52 @@ def _name_arrays_shortly(
 
 # ------------------------------------------------------------------------------------------ looks
 
+# Of code that a reader would run: not of outputs, formulas, or lines that were dropped.
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_selector = (
+    "div.highlight pre"
+    ":not(.cell_output pre, .highlight-diff pre, .highlight-default:not(.doctest) pre)"
+)
+WIDE = 720  # pixels: such pictures cannot be read on a telephone unless they scroll
+LONG = 25  # letters: columns with such cells keep some width, and their table scrolls
+UNIT = re.compile(r"(?<=\d) (?=%|(?:[KMG]i?B|[mµ]?s)\b)")
+
+
+def _set_pictures(app: Any, doctree: Any) -> None:
+    """Every picture has its own size, and so opens in it when it is clicked; wide ones scroll."""
+    from docutils import nodes
+    from sphinx.util.images import get_image_size
+
+    for picture in doctree.findall(nodes.image):
+        size = get_image_size(app.srcdir / picture["uri"])
+        if size and "width" not in picture:
+            picture["width"] = f"{size[0]}px"
+            picture["classes"] += ["wide"] * (size[0] > WIDE)
+
+
+def _keep_columns_readable(app: Any, doctree: Any) -> None:
+    """Columns of text are marked: a narrow screen would make them one word wide."""
+    from docutils import nodes
+
+    for table in doctree.findall(nodes.table):
+        rows = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+        for column in zip(*rows, strict=False):
+            if max(len(cell.astext()) for cell in column) >= LONG:
+                for cell in column:
+                    cell["classes"].append("long")
+        for name in table.findall(nodes.literal):
+            name["classes"] += ["long"] * (len(name.astext()) > 2 * LONG)
+
+
+def _keep_units_with_numbers(app: Any, doctree: Any) -> None:
+    """No line ends between a number and its unit."""
+    from docutils import nodes
+
+    for text in list(doctree.findall(nodes.Text)):
+        if UNIT.search(text) and not isinstance(text.parent, nodes.FixedTextElement | nodes.literal):
+            text.parent.replace(text, nodes.Text(UNIT.sub("\u00a0", text)))
+
+
 html_theme = "sphinx_book_theme"
 html_title = "bandjax"
 html_static_path = ["static"]
@@ -156,6 +202,7 @@ html_show_sourcelink = True
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search is in the sidebar already
     "show_toc_level": 2,
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
@@ -163,7 +210,10 @@ html_theme_options = {
 
 
 def setup(app: Any) -> None:
-    """Registers what rewrites links and docstrings."""
+    """Registers what rewrites links, docstrings and looks."""
     app.connect("source-read", _lead_within_the_site)
+    app.connect("doctree-read", _set_pictures)
+    app.connect("doctree-read", _keep_columns_readable)
+    app.connect("doctree-read", _keep_units_with_numbers)
     app.connect("autodoc-process-signature", _name_arrays_shortly)
     app.connect("autodoc-process-docstring", _set_formulas_apart, priority=100)  # before napoleon
