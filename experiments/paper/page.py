@@ -77,18 +77,19 @@ def page(out: Path, items: Sequence[Item]) -> str:
     records = {item.name: best_record(out, item) for item in items}
     made, missing = [], []
     for item in items:
-        record, cells = records[item.name], (item.heading, f"`{item.name}`")
+        record, name = records[item.name], f"`{item.name}`"
         if record is None:
-            missing.append(_row(*cells, item.title, item.costs["cpu"]))
+            missing.append(_row(item.heading, item.title, item.costs["cpu"], name))
         else:
             link = f"[{item.title}](#{_anchor(_title(item))})"
-            made.append(_row(*cells, link, record["budget"], f"**{judged(item, record).word}**"))
+            word = f"**{judged(item, record).word}**"
+            made.append(_row(item.heading, link, word, record["budget"], name))
     lines = [_INTRODUCTION]
     if made:
-        lines += [_row("in the paper", "`FIGURE`", "what", "budget", "verdict"), _row(*["---"] * 5), *made]
+        lines += [_row("in the paper", "what", "verdict", "budget", "`FIGURE`"), _row(*["---"] * 5), *made]
     if missing:
         lines += ["", "Not run yet, and what each costs with the budget `cpu`:", ""]
-        lines += [_row("in the paper", "`FIGURE`", "what", "cost"), _row(*["---"] * 4), *missing]
+        lines += [_row("in the paper", "what", "cost", "`FIGURE`"), _row(*["---"] * 4), *missing]
     for item in items:
         record = records[item.name]
         if record is not None:
