@@ -82,7 +82,8 @@ def _lead_within_the_site(app: Any, name: str, source: list[str]) -> None:
                 anchor = "" if there == "index.md" else anchor
         if path.is_dir():
             folder = f"`{path.relative_to(ROOT)}`"
-            return folder if words.strip("`") == folder.strip("`") else f"{words} in {folder}"
+            named = words.strip("`") in (folder.strip("`"), path.name)
+            return folder if named else f"{words} in {folder}"
         relative = os.path.relpath(path, (HERE / f"{name}.md").parent)
         return f"[{words}]({relative}{anchor})"
 
@@ -97,6 +98,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_param = False  # several parameters with one text stay together
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 add_module_names = True
@@ -155,7 +157,7 @@ copybutton_selector = (
 )
 WIDE = 720  # pixels: such pictures cannot be read on a telephone unless they scroll
 LONG = 25  # letters: columns with such cells keep some width, and their table scrolls
-UNIT = re.compile(r"(?<=\d) (?=%|(?:[KMG]i?B|[mµ]?s)\b)")
+UNIT = re.compile(r"(?<=\d) (?=[%±]|(?:[KMG]i?B|[mµ]?s)\b)|(?<=±) ")
 
 
 def _set_pictures(app: Any, doctree: Any) -> None:
@@ -189,7 +191,9 @@ def _keep_units_with_numbers(app: Any, doctree: Any) -> None:
     from docutils import nodes
 
     for text in list(doctree.findall(nodes.Text)):
-        if UNIT.search(text) and not isinstance(text.parent, nodes.FixedTextElement | nodes.literal):
+        if UNIT.search(text) and not isinstance(
+            text.parent, nodes.FixedTextElement | nodes.literal
+        ):
             text.parent.replace(text, nodes.Text(UNIT.sub("\u00a0", text)))
 
 
@@ -198,6 +202,7 @@ html_title = "bandjax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = True
+html_domain_indices = False  # of modules: they are in the reference
 html_show_sourcelink = True
 html_theme_options = {
     "use_download_button": True,

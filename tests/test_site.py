@@ -35,6 +35,7 @@ def loaded(path, monkeypatch):
         ("faq", "[x[0]](../BUILD.md)", "[x[0]](site/building.md)"),
         ("results", "[records](../experiments/results)", "records in `experiments/results`"),
         ("faq", "[experiments/results](../experiments/results)", "`experiments/results`"),
+        ("faq", "[results](../experiments/results)", "`experiments/results`"),
     ],
 )
 def test_links_out_of_the_docs_lead_to_the_site(page, text, wanted, monkeypatch):
@@ -131,7 +132,8 @@ def test_pictures_without_words_are_found(tmp_path, monkeypatch, capsys):
 
 def test_a_number_keeps_its_unit(monkeypatch):
     unit = loaded(CONF, monkeypatch).UNIT
-    assert unit.sub("_", "at 50 %, 8 MiB, 3 ms, 2 seconds") == "at 50_%, 8_MiB, 3_ms, 2 seconds"
+    told = unit.sub("_", "at 50 %, 8 MiB, 3 ms, 2 seconds, 7.1 ± 0.2 %")
+    assert told == "at 50_%, 8_MiB, 3_ms, 2 seconds, 7.1_±_0.2_%"
 
 
 def test_a_wheel_that_lacks_something_is_found(tmp_path, monkeypatch):

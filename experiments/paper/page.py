@@ -86,7 +86,11 @@ def page(out: Path, items: Sequence[Item]) -> str:
             made.append(_row(item.heading, link, word, record["budget"], name))
     lines = [_INTRODUCTION]
     if made:
-        lines += [_row("in the paper", "what", "verdict", "budget", "`FIGURE`"), _row(*["---"] * 5), *made]
+        lines += [
+            _row("in the paper", "what", "verdict", "budget", "`FIGURE`"),
+            _row(*["---"] * 5),
+            *made,
+        ]
     if missing:
         lines += ["", "Not run yet, and what each costs with the budget `cpu`:", ""]
         lines += [_row("in the paper", "what", "cost", "`FIGURE`"), _row(*["---"] * 4), *missing]
