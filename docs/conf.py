@@ -101,6 +101,7 @@ napoleon_numpy_docstring = False
 napoleon_use_param = False  # several parameters with one text stay together
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
 add_module_names = True
 python_maximum_signature_line_length = 72  # longer ones: a line for each parameter
 
@@ -108,15 +109,29 @@ python_maximum_signature_line_length = 72  # longer ones: a line for each parame
 SECTION = re.compile(r"^[A-Z][a-z]+( [a-z]+)?:( |$)")
 
 
+def _take_the_text_below_an_assignment(
+    app: Any, kind: str, name: str, at: Any, options: Any, text: list[str]
+) -> None:
+    """Autodoc finds the text of a value where the value was made, not where it is public."""
+    from sphinx.pycode import ModuleAnalyzer
+
+    own = name.rpartition(".")[2]
+    for module in sorted(sys.modules):
+        if kind == "data" and module.startswith("bandjax.") and own in vars(sys.modules[module]):
+            found = ModuleAnalyzer.for_module(module).find_attr_docs()
+            text[:] = found.get(("", own), text)
+
+
 def _set_formulas_apart(
     app: Any, kind: str, name: str, at: Any, options: Any, text: list[str]
 ) -> None:
     """Formulas are indented blocks of a docstring: their lines and spaces stay as they are.
 
-    Of a property's first line Napoleon would take what comes before a colon for its type.
+    Of a property's first line Napoleon would take what comes before a colon for its type, if
+    there were no (empty) comment before it.
     """
     if kind in ("property", "attribute", "data"):
-        text.insert(0, "")
+        text[:0] = ["..", ""]
     before, found = "", []
     for here, after in zip(text, [*text[1:], ""], strict=True):
         found.append(here)
@@ -142,6 +157,7 @@ def _name_arrays_shortly(
     """``Float[Array, ...]``, as the sources have it."""
 
     def short(text: str | None) -> str | None:
+        text = text and re.sub(r"<class 'jax\.numpy\.(\w+)'>", r"jnp.\1", text)
         return text and re.sub(r"\b(jaxlib\._jax|jax)\.Array\b", "Array", text)
 
     return short(arguments), short(returned)
@@ -155,7 +171,7 @@ copybutton_selector = (
     "div.highlight pre"
     ":not(.cell_output pre, .highlight-diff pre, .highlight-default:not(.doctest) pre)"
 )
-WIDE = 720  # pixels: such pictures cannot be read on a telephone unless they scroll
+WIDE = 700  # pixels: such pictures cannot be read on a telephone unless they scroll
 LONG = 25  # letters: columns with such cells keep some width, and their table scrolls
 UNIT = re.compile(r"(?<=\d) (?=[%±]|(?:[KMG]i?B|[mµ]?s)\b)|(?<=±) ")
 
@@ -221,4 +237,6 @@ def setup(app: Any) -> None:
     app.connect("doctree-read", _keep_columns_readable)
     app.connect("doctree-read", _keep_units_with_numbers)
     app.connect("autodoc-process-signature", _name_arrays_shortly)
-    app.connect("autodoc-process-docstring", _set_formulas_apart, priority=100)  # before napoleon
+    # Before napoleon.
+    app.connect("autodoc-process-docstring", _take_the_text_below_an_assignment, priority=50)
+    app.connect("autodoc-process-docstring", _set_formulas_apart, priority=100)

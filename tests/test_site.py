@@ -93,7 +93,7 @@ def test_every_public_name_is_in_the_reference():
             ["Args:", "  x: one", "", "    >>> 1"],
         ),
         ("function", ["Source: a", "", "    b"], ["Source: a", "", "    b"]),
-        ("property", ["Bytes: all."], ["", "Bytes: all."]),
+        ("property", ["Bytes: all."], ["..", "", "Bytes: all."]),
     ],
 )
 def test_formulas_are_set_apart(kind, text, wanted, monkeypatch):
