@@ -166,11 +166,9 @@ def _name_arrays_shortly(
 # ------------------------------------------------------------------------------------------ looks
 
 # Of code that a reader would run: not of outputs, formulas, or lines that were dropped.
+NOT_RUN = ".cell_output, .highlight-diff, .highlight-none, .highlight-default:not(.doctest)"
 copybutton_exclude = ".linenos, .gp, .go"
-copybutton_selector = (
-    "div.highlight pre"
-    ":not(.cell_output pre, .highlight-diff pre, .highlight-default:not(.doctest) pre)"
-)
+copybutton_selector = f"div.highlight pre:not(:is({NOT_RUN}) pre)"
 WIDE = 700  # pixels: such pictures cannot be read on a telephone unless they scroll
 LONG = 25  # letters: columns with such cells keep some width, and their table scrolls
 UNIT = re.compile(r"(?<=\d) (?=[%±]|(?:[KMG]i?B|[mµ]?s)\b)|(?<=±) ")
