@@ -1,4 +1,7 @@
-"""Follows every link between the pages of a built site. ``python docs/check_links.py FOLDER``."""
+"""Follows every link between the pages of a built site, and looks for pictures without words.
+
+``python docs/check_links.py FOLDER``
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.targets: list[str] = []
+        self.wordless: list[str] = []
         self.anchors: set[str] = {"", "top"}
         self.feed(path.read_text("utf-8"))
 
@@ -26,6 +30,10 @@ class Page(HTMLParser):
         for name in ("href", "src"):
             if told.get(name):
                 self.targets.append(str(told[name]))
+        # Without an alternative text of ours there is a file's name; the theme's are ornaments.
+        ours = tag == "img" and "_static/" not in str(told.get("src"))
+        if ours and " " not in (told.get("alt") or ""):
+            self.wordless.append(str(told.get("src")))
 
 
 def dead(folder: Path) -> list[str]:
@@ -49,14 +57,24 @@ def dead(folder: Path) -> list[str]:
     return found
 
 
+def wordless(folder: Path) -> list[str]:
+    """Pictures that say nothing to somebody who cannot see them, each with its page."""
+    return [
+        f"{path.relative_to(folder)}: {picture} has no alternative text"
+        for path in sorted(folder.rglob("*.html"))
+        if "_static" not in path.parts
+        for picture in Page(path).wordless
+    ]
+
+
 def main() -> int:
-    """Prints the dead links; returns 1 if there are any."""
+    """Prints dead links and pictures without words; returns 1 if there are any."""
     folder = Path(sys.argv[1])
     if not any(folder.rglob("*.html")):
         print(f"no pages in {folder}: build them by `make docs`")
         return 1
-    found = dead(folder)
-    print("\n".join(found) or "every link leads somewhere")
+    found = dead(folder) + wordless(folder)
+    print("\n".join(found) or "every link leads somewhere, every picture has words")
     return 1 if found else 0
 
 

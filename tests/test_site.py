@@ -32,7 +32,10 @@ def loaded(path, monkeypatch):
         ("howto/band", "[a](../models.md#plans)", "[a](../models.md#plans)"),
         ("results", "[a](../experiments/results/memory.json)", None),
         ("faq", "[a](https://example.org/x)", None),
-        ("results", "[records](../experiments/results)", "records (`experiments/results` of the"),
+        ("faq", "[x[0]](../BUILD.md)", "[x[0]](site/building.md)"),
+        ("results", "[records](../experiments/results)", "records in `experiments/results`"),
+        ("faq", "[experiments/results](../experiments/results)", "`experiments/results`"),
+        ("faq", "[results](../experiments/results)", "`experiments/results`"),
     ],
 )
 def test_links_out_of_the_docs_lead_to_the_site(page, text, wanted, monkeypatch):
@@ -90,7 +93,7 @@ def test_every_public_name_is_in_the_reference():
             ["Args:", "  x: one", "", "    >>> 1"],
         ),
         ("function", ["Source: a", "", "    b"], ["Source: a", "", "    b"]),
-        ("property", ["Bytes: all."], ["", "Bytes: all."]),
+        ("property", ["Bytes: all."], ["..", "", "Bytes: all."]),
     ],
 )
 def test_formulas_are_set_apart(kind, text, wanted, monkeypatch):
@@ -113,6 +116,24 @@ def test_dead_links_are_found(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
     assert links.main() == 1
     assert "gone" in capsys.readouterr().out
+
+
+def test_pictures_without_words_are_found(tmp_path, monkeypatch, capsys):
+    links = loaded(ROOT / "docs" / "check_links.py", monkeypatch)
+    (tmp_path / "a.png").write_text("")
+    (tmp_path / "a.html").write_text(
+        '<img src="a.png" alt="_images/19bcc10c7b.png"><img alt="A wave, twice" src="a.png">'
+    )
+    assert links.wordless(tmp_path) == ["a.html: a.png has no alternative text"]
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path)])
+    assert links.main() == 1
+    assert "alternative text" in capsys.readouterr().out
+
+
+def test_a_number_keeps_its_unit(monkeypatch):
+    unit = loaded(CONF, monkeypatch).UNIT
+    told = unit.sub("_", "at 50 %, 8 MiB, 3 ms, 2 seconds, 7.1 ± 0.2 %")
+    assert told == "at 50_%, 8_MiB, 3_ms, 2 seconds, 7.1_±_0.2_%"
 
 
 def test_a_wheel_that_lacks_something_is_found(tmp_path, monkeypatch):

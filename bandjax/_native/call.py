@@ -20,7 +20,6 @@ from bandjax._parallel.partition import Arrays, Operation
 
 _TARGET = "bandjax_{}"
 
-# The names of the kernels in a compiled program, for jax.export's list of trusted custom calls.
 NATIVE_TARGETS = tuple(
     _TARGET.format(name)
     for name in (
@@ -28,6 +27,7 @@ NATIVE_TARGETS = tuple(
         *("pack", "unpack", "pack_bits", "unpack_bits"),
     )
 )
+"""Names of the kernels in a compiled program, for ``jax.export``'s list of trusted custom calls."""
 
 
 def supports(dtype: Any, platform: str) -> bool:

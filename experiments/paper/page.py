@@ -23,7 +23,7 @@ Networks", [ICML 2019](https://proceedings.mlr.press/v97/dziedzic19a.html), rema
 paper's own numbers, and what agrees with them.
 
 Each figure of the supplement is remade by one command, `python -m experiments.paper FIGURE
---data-dir DIR`, with `FIGURE` as in the first column; `--list` tells cost and state of each. This
+--data-dir DIR`, with `FIGURE` as in the tables; `--list` tells cost and state of each. This
 page is written by `python -m experiments.paper report` from the records beside it.
 
 The budgets are `full` (the paper's settings, for a GPU), `cpu` (fewer epochs, one-cycle schedules;
@@ -75,16 +75,25 @@ def page(out: Path, items: Sequence[Item]) -> str:
         UserError: a record is damaged.
     """
     records = {item.name: best_record(out, item) for item in items}
-    lines = [_INTRODUCTION, "| `FIGURE` | what | budget | verdict |", "| --- | --- | --- | --- |"]
+    made, missing = [], []
     for item in items:
-        record = records[item.name]
-        name = f"`{item.name}`: {item.heading}"
+        record, name = records[item.name], f"`{item.name}`"
         if record is None:
-            lines.append(f"| {name} | {item.title} | not run | costs, cpu: {item.costs['cpu']} |")
-            continue
-        verdict = judged(item, record)
-        link = f"[{item.title}](#{_anchor(_title(item))})"
-        lines.append(f"| {name} | {link} | {record['budget']} | **{verdict.word}** |")
+            missing.append(_row(item.heading, item.title, item.costs["cpu"], name))
+        else:
+            link = f"[{item.title}](#{_anchor(_title(item))})"
+            word = f"**{judged(item, record).word}**"
+            made.append(_row(item.heading, link, word, record["budget"], name))
+    lines = [_INTRODUCTION]
+    if made:
+        lines += [
+            _row("in the paper", "what", "verdict", "budget", "`FIGURE`"),
+            _row(*["---"] * 5),
+            *made,
+        ]
+    if missing:
+        lines += ["", "Not run yet, and what each costs with the budget `cpu`:", ""]
+        lines += [_row("in the paper", "what", "cost", "`FIGURE`"), _row(*["---"] * 4), *missing]
     for item in items:
         record = records[item.name]
         if record is not None:
@@ -96,7 +105,7 @@ def _section(item: Item, record: Record) -> Iterable[str]:
     """One item: caption, picture, numbers beside the paper's, claims, and how it was made."""
     verdict = judged(item, record)
     budget = record["budget"]
-    yield from (f"## {_title(item)}", "", f"**{verdict.word}.** {verdict.line}", "")
+    yield from (f"## {_title(item)}", "", f"**{verdict.word.capitalize()}.** {verdict.line}", "")
     yield from (f"![{item.title}]({budget}/{item.name}.png)", "")
     yield f"{item.paper} Shown: {_BUDGET_NAMES[budget]}."
     if verdict.rows:
