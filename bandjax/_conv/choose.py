@@ -50,6 +50,11 @@ def choose(
     if spec.implementation == "native":
         _require_native(spec.method, dtype, platform)
         classes = [c for c in classes if c.native]
+        if not classes:
+            raise ValueError(
+                "implementation 'native' takes a spectral filter on the CPU alone, not on "
+                f"{platform!r}"
+            )
     elif spec.implementation == "xla" or not spec.recompute_filter or platform != "cpu":
         # The native kernels never hold the filter's spectrum. On accelerators they are not
         # measured: they are used where they are asked for.
@@ -66,7 +71,7 @@ def choose(
         classes = [
             c for c in classes if c.native or c is Direct or (c is Fft and platform != "cpu")
         ]
-    target = Target(platform, dtype, precision)
+    target = Target(platform, dtype, precision, given=domain == "spectral")
     return min(classes, key=lambda c: c.cost(geometry, target))
 
 

@@ -41,11 +41,13 @@ class Target:
       platform: as ``jax.default_backend()`` names it.
       dtype: of the arrays.
       precision: of products.
+      given: whether the filter is given by its spectrum, which no transform need make.
     """
 
     platform: str
     dtype: np.dtype[Any]
     precision: Precision = None
+    given: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +223,7 @@ _NATIVE_MULTIPLY = 0.0124  # one multiply-add of a product, outputs in whole vec
 _NATIVE_DEPTHWISE = 0.0035  # the same of a depthwise convolution
 _NATIVE_TAP = 0.54  # one tap in one coefficient of the filter's spectrum, in all three products
 _NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a whole
+_NATIVE_GIVEN = 4.0  # one coefficient of a spectrum that is given
 _NATIVE_TABLE = 0.004  # one multiply-add of a transform
 _NATIVE_SAMPLE = 0.56  # one number that is moved
 _NATIVE_CALLS = 5.5e4
@@ -233,6 +236,8 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
     sums = sums_of_taps([axis.taps for axis in geometry.axes], geometry.box[0])
     if pairs == inputs == outputs:  # depthwise
         products = 9 * _NATIVE_DEPTHWISE * kept * batch * pairs
+    elif target.given:
+        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_GIVEN)
     elif whole_filter(sums, outputs // geometry.groups):
         products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
     else:

@@ -344,7 +344,7 @@ class Direct(XlaMethod):
 
 
 class NativeDft(Method):
-    """:class:`Dft` by the native kernels, which never hold the filter's spectrum."""
+    """:class:`Dft` by the native kernels, which never make the filter's spectrum as a whole."""
 
     name = "dft"
     native = True
@@ -359,8 +359,9 @@ class NativeDft(Method):
     def supports(
         cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
     ) -> bool:
-        """Where the kernels were built, and for taps."""
-        return domain == "spatial" and native_call.supports(compute_dtype(dtype), platform)
+        """Where the kernels were built; a GPU's take taps alone."""
+        there = native_call.supports(compute_dtype(dtype), platform)
+        return there and (domain == "spatial" or platform == "cpu")
 
     def _transform(
         self, dft: PartialDFT, dtype: Any, spectrum_dtype: Any
@@ -371,12 +372,15 @@ class NativeDft(Method):
 
     @property
     def _product(self) -> native_product.NativeProductSpec:
+        spectral = self.filter_domain == "spectral"
+        outputs = self.output_dft.points
         shift = tuple(
-            axis.output_points[0] + axis.output_points[-1] - axis.input_points[-1]
-            for axis in self.geometry.axes
+            out[0] + out[-1] - axis.input_points[0] - axis.input_points[-1]
+            for out, axis in zip(outputs, self.geometry.axes, strict=True)
         )
-        dft = dataclasses.replace(self.kernel_dft, shift=shift)
-        return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision)
+        dft = self.dft((range(1),) * len(shift)) if spectral else self.kernel_dft
+        dft = dataclasses.replace(dft, shift=shift)
+        return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision, spectral)
 
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""

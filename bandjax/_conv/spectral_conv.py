@@ -32,6 +32,7 @@ def spectral_conv(
     feature_group_count: int = 1,
     grid: int | Sequence[int] | None = None,
     method: str = "auto",
+    implementation: str | None = None,
     residual_dtype: jax.typing.DTypeLike | None = None,
     precision: Precision = None,
     out_sharding: Any = None,
@@ -70,6 +71,8 @@ def spectral_conv(
         :func:`bandjax.band_conv`. ``"REFLECT"`` is not there.
       residual_dtype, precision, out_sharding: see :func:`bandjax.band_conv`.
       method: ``"fft"``, ``"dft"``, or ``"auto"`` for the cheaper of the two.
+      implementation: ``"native"`` computes "dft" by the native kernels of the CPU, ``"xla"`` in
+        plain JAX; None picks.
 
     Returns:
       ``(batch..., *spatial_out, out)`` of the type of ``x``.
@@ -77,6 +80,7 @@ def spectral_conv(
     Raises:
       TypeError: an argument of the wrong type.
       ValueError: a value out of range, or shapes that do not fit together.
+      RuntimeError: ``implementation="native"`` without native kernels.
 
     Reverse-mode derivatives of any order are exact; forward mode is not there. The backward pass
     keeps the input's compressed spectrum, named ``"bandjax_spectrum"``, and ``kernel_spectrum``.
@@ -91,7 +95,9 @@ def spectral_conv(
     as of Li et al., "Fourier neural operator for parametric partial differential equations", 2021.
     """
     x, kernel_spectrum = as_arrays(x, kernel_spectrum, "kernel_spectrum")
-    spec = ConvSpec(method=method, residual_dtype=residual_dtype)
+    spec = ConvSpec(method=method, implementation=implementation, residual_dtype=residual_dtype)
+    if implementation == "jax":
+        raise ValueError("implementation 'jax' does not go with a spectral filter")
     padding = canonical_padding(padding)
     if padding == "REFLECT":
         raise ValueError("padding 'REFLECT' does not go with a spectral filter")

@@ -48,12 +48,13 @@ def check(layer: Any) -> None:
         )
     for name, plain in (
         ("mask", None),
-        ("implementation", None),
         ("recompute_filter", True),
         ("preferred_element_type", None),
     ):
         if getattr(layer, name, plain) is not plain:
             raise ValueError(f"{name} does not go with param_domain='spectral'")
+    if layer.implementation == "jax":
+        raise ValueError("implementation 'jax' does not go with param_domain='spectral'")
     if canonical_padding(layer.padding) == "REFLECT":
         raise ValueError("padding 'REFLECT' does not go with param_domain='spectral'")
 
@@ -154,6 +155,7 @@ def call(
         kernel_grid=own.grid,
         **{**_arguments(layer), "grid": geometry_at(layer, inputs.shape, kernel_shape, own).grid},
         method=layer.method,
+        implementation=layer.implementation,
         residual_dtype=layer.residual_dtype,
         precision=layer.precision,
         out_sharding=out_sharding,

@@ -1,4 +1,4 @@
-"""The multiply-sum by the native kernels, with the filter's spectrum made of the taps inside."""
+"""The multiply-sum by the native kernels: of a filter's taps, or of its spectrum."""
 
 from __future__ import annotations
 
@@ -53,14 +53,17 @@ class NativeProductSpec:
     """All that is static about one multiply-sum.
 
     Attributes:
-      samples: positions of the taps, shifted by what the centring of input and output leaves.
+      dft: positions of the taps, shifted by what the centring of input and output leaves; of a
+        filter that is given by its spectrum one position, that of its centre.
       groups: feature groups.
       precision: of the products.
+      spectral: whether the filter is its spectrum, ``(2, *box, C / groups, O)``, in place of taps.
     """
 
     dft: PartialDFT
     groups: int
     precision: Precision = None
+    spectral: bool = False
 
     def boxed(self, part: jax.Array) -> jax.Array:
         """``(k0, k1, N, C)`` to ``(*box, N, C)``."""
@@ -77,7 +80,8 @@ class NativeProductSpec:
         if platform == "cpu":
             # The spectra are those of real arrays, or products of such. A single axis has no
             # negative frequencies, the first of several has.
-            attributes["hermitian"] = len(self.dft.grid) > 1
+            # A spectrum that is given may be that of no real filter.
+            attributes["hermitian"] = len(self.dft.grid) > 1 and not self.spectral
         if platform == "cuda":
             attributes["variant"] = "tiled"
             attributes["precision"] = matrix_unit_precision(self.precision, dtype)
@@ -89,14 +93,23 @@ class NativeProductSpec:
         Depthwise the kernel sums them for next to nothing.
         """
         outputs = out // self.groups
-        if in_per_group == outputs == 1:
+        if self.spectral or in_per_group == outputs == 1:
             return False
         return whole_filter(sums_of_taps(self.dft.shape, self.dft.box[0]), outputs)
 
 
 @tables
-def _filter_tables(dft: PartialDFT, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together."""
+def _filter_tables(
+    dft: PartialDFT, dtype: Any, spectral: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together.
+
+    Without columns they tell the kernels that the filter is a spectrum.
+    """
+    if spectral:
+        sizes = dft.box[0], math.prod(dft.box[1:])
+        empty_outer, empty_inner = (np.zeros((2, size, 0), dtype) for size in sizes)
+        return empty_outer, empty_inner
     outer, *others = (dft.matrix(axis) for axis in range(len(dft.grid)))
     inner = np.ones((1, 1))
     for matrix in others:
@@ -112,6 +125,25 @@ def _flat(dft: PartialDFT, array: jax.Array, kept: bool) -> jax.Array:
     return array.reshape(first, math.prod(others), *array.shape[rank:])
 
 
+def _flat_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
+    """A filter as the kernels take it: ``(t0, t1, c, o)``, or ``(2 k0, k1, c, o)``."""
+    if not spec.spectral:
+        return _flat(spec.dft, w, kept=False)
+    first, *others = spec.dft.box
+    return _turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
+
+
+def _turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
+    """A given spectrum, measured from the filter's centre, to what the kernels take, or back."""
+    if not any(spec.dft.shift):
+        return w
+    axes = [spec.dft.matrix(axis)[:, 0] for axis in range(len(spec.dft.grid))]
+    turn = functools.reduce(np.multiply.outer, axes)
+    turn = turn.conj() if back else turn
+    c, s = (jnp.asarray(a[..., None, None], w.dtype) for a in (turn.real, turn.imag))
+    return jnp.stack([w[0] * c - w[1] * s, w[0] * s + w[1] * c])
+
+
 @functools.lru_cache(maxsize=1024)
 def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]) -> Operation:
     """One of the three contractions: the kernel, its XLA fallback, and their rules.
@@ -125,6 +157,9 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
     einsum = functools.partial(jnp.einsum, precision=spec.precision)
 
     def filter_spectrum(w: jax.Array, outer: jax.Array, inner: jax.Array) -> Spectrum:
+        if spec.spectral:
+            re, im = jnp.split(w, 2)
+            return re, im
         re, im = (einsum("vt,stco->vsco", plane, w) for plane in inner)
         sums = functools.partial(einsum, "us,vsco->uvco")
         re0, im0 = outer
@@ -142,6 +177,8 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
         x_re, x_im, y_re, y_im, outer, inner = args
         x = x_re.astype(dtype), x_im.astype(dtype)
         re, im = complex_product(product, "ngc,ngo->cgo", x, (y_re, y_im), conjugate=True)
+        if spec.spectral:
+            return (jnp.concatenate([re, im]),)
         (re0, im0), (re1, im1) = outer, inner
         sums = functools.partial(einsum, "us,uvco->vsco")
         re, im = sums(re0, re) + sums(im0, im), sums(re0, im) - sums(im0, re)
@@ -161,7 +198,8 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
         platform: str, x: jax.Array, _x: Any, y: jax.Array, _y: Any, outer: Any, inner: Any
     ) -> Any:
         t0, t1 = outer.shape[2], inner.shape[2]
-        shape = (t0, t1, x.shape[3] // spec.groups, y.shape[3])
+        rows = (2 * x.shape[0], x.shape[1]) if spec.spectral else (t0, t1)
+        shape = (*rows, x.shape[3] // spec.groups, y.shape[3])
         workspace = filter_workspace(platform, x.shape, y.shape[3], spec.groups, (t0, t1), dtype)
         return (jax.ShapeDtypeStruct(shape, dtype),), (workspace,)
 
@@ -176,7 +214,7 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
     shared = "nco" if spec.groups == 1 else "n"
     return partitioned(
         by_platform(which, out_types, fallback, attributes=spec.attributes),
-        rule.format(c="c" if spec.groups == 1 else "i"),
+        rule.format(c="c" if spec.groups == 1 else "i", w="a b" if spec.spectral else "s t"),
         shared=shared,
         summed=[name for name in summed if name in shared],
         batching=functools.partial(_batch_product, which, spec, dtype),
@@ -184,9 +222,9 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
 
 
 _RULES = {  # and the axis that is summed over
-    "multiply_sum": ("u v n c, u v n c, s t {c} o, p u s, q v t -> u v n o, u v n o", "c"),
-    "input_product": ("u v n o, u v n o, s t {c} o, p u s, q v t -> u v n c, u v n c", "o"),
-    "filter_product": ("u v n c, u v n c, u v n o, u v n o, p u s, q v t -> s t {c} o", "n"),
+    "multiply_sum": ("u v n c, u v n c, {w} {c} o, p u s, q v t -> u v n o, u v n o", "c"),
+    "input_product": ("u v n o, u v n o, {w} {c} o, p u s, q v t -> u v n c, u v n c", "o"),
+    "filter_product": ("u v n c, u v n c, u v n o, u v n o, p u s, q v t -> {w} {c} o", "n"),
 }
 
 
@@ -283,6 +321,8 @@ def _filter_product(
         ct = complex_product(spec.product, "ngc,ngo->cgo", x, y, conjugate=True)
         return _filter_from_spectrum(spec, ct)
     (w,) = _call_product("filter_product", spec, dtype, x, y)
+    if spec.spectral:
+        return _turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
     return w.reshape(*spec.dft.shape, *w.shape[2:])
 
 
@@ -333,8 +373,8 @@ def _call_product(
     if isinstance(other, tuple):
         arrays += [_flat(spec.dft, a, kept=True) for a in other]
     else:
-        arrays.append(_flat(spec.dft, other, kept=False))
-    tables = map(jnp.asarray, _filter_tables(spec.dft, np.dtype(dtype)))
+        arrays.append(_flat_filter(spec, other))
+    tables = map(jnp.asarray, _filter_tables(spec.dft, np.dtype(dtype), spec.spectral))
     return _product_operation(which, spec, np.dtype(dtype))(*arrays, *tables)
 
 

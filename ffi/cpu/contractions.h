@@ -9,7 +9,7 @@ namespace BANDJAX_ISA {
 
 template <typename A, typename S>
 void MultiplySum(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m{args};
+  const Multiplier<A, S> m(args);
   const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
   A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
   if (m.depthwise()) {
@@ -21,7 +21,7 @@ void MultiplySum(const MultiplyArgs& args, Pool* pool) {
 
 template <typename A>
 void InputProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, A> m{args};
+  const Multiplier<A, A> m(args);
   const A *a = static_cast<const A*>(args.y_re), *b = static_cast<const A*>(args.y_im);
   A *re = static_cast<A*>(args.x_re), *im = static_cast<A*>(args.x_im);
   if (m.depthwise()) {
@@ -33,7 +33,7 @@ void InputProduct(const MultiplyArgs& args, Pool* pool) {
 
 template <typename A, typename S>
 void FilterProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m{args};
+  const Multiplier<A, S> m(args);
   if (m.depthwise()) {
     m.FilterProductDepthwise(pool);
   } else {

@@ -184,7 +184,8 @@ class Fuzz : public PackFuzz {
                              {Type::kBFloat16, Type::kFloat32}};
     const auto* type = types[Draw(0, 2)];
     a.x_type = type[0], a.type = type[1];
-    a.hermitian = Once(2);
+    if (Once(3)) a.t0 = a.t1 = 0;  // the filter's spectrum in place of taps
+    a.hermitian = !a.spectral() && Once(2);
     std::string shape = a.hermitian ? "hermitian " : "";
     for (int64_t size : {a.k0, a.k1, a.n, a.in, a.out, a.groups, a.t0, a.t1}) {
       shape += std::to_string(size) + " ";
@@ -192,7 +193,8 @@ class Fuzz : public PackFuzz {
     shape += "types " + std::to_string(static_cast<int>(type[0])) +
              std::to_string(static_cast<int>(type[1]));
 
-    const int64_t points = a.k0 * a.k1, taps = a.t0 * a.t1 * in * a.out;
+    const int64_t points = a.k0 * a.k1;
+    const int64_t taps = (a.spectral() ? 2 * points : a.t0 * a.t1) * in * a.out;
     Numbers outer = Random(2 * a.k0 * a.t0), inner = Random(2 * a.k1 * a.t1);
     const Numbers w = Random(taps);
     Numbers x_re = Random(points * a.n * a.in), x_im = Random(points * a.n * a.in);
@@ -231,6 +233,10 @@ class Fuzz : public PackFuzz {
             return ((t0 * a.t1 + t1) * in + c % in) * a.out + o;
           };
           double re, im;
+          const int64_t given = (point * in + c % in) * a.out + o, plane = points * in * a.out;
+          if (a.spectral()) {
+            w_re = w[given], w_im = w[plane + given], w_size = std::abs(w_re) + std::abs(w_im);
+          }
           for (int64_t t0 = 0; t0 < a.t0; ++t0) {
             for (int64_t t1 = 0; t1 < a.t1; ++t1) {
               const double size = factor(t0, t1, &re, &im), weight = w[tap(t0, t1)];
@@ -248,6 +254,9 @@ class Fuzz : public PackFuzz {
             d_re += x_re[i] * y_re[j] + x_im[i] * y_im[j];
             d_im += x_im[i] * y_re[j] - x_re[i] * y_im[j];
             d_size += x_size * y_size;
+          }
+          if (a.spectral()) {
+            dw.Add(given, d_re, 2 * d_size), dw.Add(plane + given, d_im, 2 * d_size);
           }
           for (int64_t t0 = 0; t0 < a.t0; ++t0) {
             for (int64_t t1 = 0; t1 < a.t1; ++t1) {
@@ -270,7 +279,7 @@ class Fuzz : public PackFuzz {
                           args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
                           args->y_re = result[0].data(), args->y_im = result[1].data();
                         });
-    const int64_t chunks = SplitFilter(a).parts();
+    const int64_t chunks = a.spectral() ? 1 : SplitFilter(a).parts();
     const Buffer partial(a.type, chunks > 1 ? chunks * taps : 0);
     Check<MultiplyArgs>("filter_product", shape, &Kernels::filter_product, a, {{a.type, &dw}},
                         [&](MultiplyArgs* args, const Results& result) {

@@ -203,8 +203,15 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
   for (int64_t size : {x[0], x[1], x[3], y[3], w[0], w[1]}) {
     if (size < 1) return Invalid("no axis but the batch may be empty");
   }
+  // Tables without columns: in place of the taps stands the filter's spectrum, its real parts and
+  // then its imaginary ones.
+  const bool spectral = outer.element_count() == 0;
+  if (spectral && (w[0] != 2 * x[0] || w[1] != x[1] || hermitian)) {
+    return Invalid("without taps the filter must be (2 k0, k1, in / groups, out), not hermitian");
+  }
   args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
-  args->out = y[3], args->t0 = w[0], args->t1 = w[1], args->groups = groups;
+  args->out = y[3], args->groups = groups;
+  args->t0 = spectral ? 0 : w[0], args->t1 = spectral ? 0 : w[1];
   args->hermitian = hermitian;
   if (!HasShape(x_im, {args->k0, args->k1, args->n, args->in}) ||
       !HasShape(y_re, {args->k0, args->k1, args->n, args->out}) ||
@@ -263,7 +270,7 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
   const ffi::Error error =
       ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
-  const int64_t parts = SplitFilter(args).parts();
+  const int64_t parts = args.spectral() ? 1 : SplitFilter(args).parts();
   if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
     return Invalid("the workspace must hold " + std::to_string(parts) + " filter gradients");
   }

@@ -83,9 +83,11 @@ struct MultiplyArgs {
   int64_t k0, k1, n, in, out, groups, t0, t1;
   void *x_re, *x_im;  // the input's spectrum
   void *y_re, *y_im;  // the output's spectrum
-  void* taps;         // the filter, or its gradient
+  void* taps;         // the filter, or its gradient: (t0, t1, in / groups, out)
   const void* outer;  // (2, k0, t0)
   const void* inner;  // (2, k1, t1)
+  // Without taps (t0 = 0) its spectrum: real parts (k0, k1, in / groups, out), then imaginary ones.
+  bool spectral() const { return t0 == 0; }
   void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
   Type x_type, type;  // storage of the input's spectrum; everything else
   // Whether spectra and tables are those of real signals in two axes or more: at column frequency

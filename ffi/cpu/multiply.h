@@ -5,14 +5,15 @@
 //   filter_product  dw       = the transpose of w -> W, at D[c, o] = sum_n X[n, c] conj(Y[n, o])
 //
 // The filter's spectrum W is built from the taps block by block, in two steps: a column frequency
-// sums the inner taps into p[t0], a row frequency sums those. It is never in memory as a whole.
+// sums the inner taps into p[t0], a row frequency sums those. It is never in memory as a whole,
+// unless it is what is given.
 //
 // Spectra of real signals (`hermitian`) hold at column frequency 0 each row frequency twice, once
 // conjugate: the product of one of them will do. At frequency 0 they are real.
 #ifndef BANDJAX_FFI_CPU_MULTIPLY_H_
 #define BANDJAX_FFI_CPU_MULTIPLY_H_
 
-#include "product.h"
+#include "filter.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
@@ -28,126 +29,17 @@ struct Part {
 };
 
 template <typename A, typename S>
-struct Multiplier {
-  static constexpr int64_t kLane = kLanes<A>;
-  static constexpr int64_t kPanel = kPanelVectors * kLane;
-  static constexpr int64_t kDepth = 256;  // of a block along the sum
-  static constexpr int64_t kBlockBytes = 256 << 10;
-  static constexpr int64_t kAhead = 8;  // rows of taps to fetch ahead
+struct Multiplier : Filter<A> {
+  using Base = Filter<A>;
+  using Base::args, Base::in, Base::out, Base::kLane, Base::kPanel, Base::kDepth, Base::kBlockBytes;
+  using Base::Given, Base::GivenForward, Base::GivenPlane, Base::GivenTransposed, Base::StoreGiven;
+  using Base::inner_re, Base::inner_im, Base::InnerForward, Base::InnerTransposed, Base::Outer;
+  using Base::outer_re, Base::outer_im, Base::Computed, Base::Twin, Base::Tap;
+  using Base::SpreadInner, Base::SpreadOuter;
 
-  const MultiplyArgs& args;
-  const int64_t in = args.in / args.groups, out = args.out / args.groups;
-  const A* outer_re = static_cast<const A*>(args.outer);
-  const A* outer_im = outer_re + args.k0 * args.t0;
-  const A* inner_re = static_cast<const A*>(args.inner);
-  const A* inner_im = inner_re + args.k1 * args.t1;
-  // One spatial axis: the taps themselves stand in the place of their inner sums.
-  const bool real = args.k1 == 1 && args.t1 == 1 && *inner_im == 0;
-
-  // The row frequencies of a column that are computed begin with the first one of `u0_last`, and
-  // end here: the others are conjugates of those.
-  int64_t Computed(int64_t u1, int64_t u0_last) const {
-    return args.hermitian && u1 == 0 ? Min(u0_last, args.k0 / 2 + 1) : u0_last;
-  }
-  // The row that is the conjugate of a computed one, or that row itself.
-  int64_t Twin(int64_t u0, int64_t u1) const {
-    return args.hermitian && u1 == 0 && u0 > 0 ? args.k0 - u0 : u0;
-  }
+  explicit Multiplier(const MultiplyArgs& all) : Base{all} {}
 
   int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
-  A* Tap(int64_t t0, int64_t t1, int64_t c, int64_t o) const {
-    return static_cast<A*>(args.taps) + ((t0 * args.t1 + t1) * in + c) * args.out + o;
-  }
-
-  // Sums the inner taps: p[t0][re, im][row along the sum][column of the panel].
-  // Forward, rows are input channels and columns output channels of the group.
-  void InnerForward(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* p,
-                    int64_t width) const {
-    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-      A* p_re = p + 2 * t0 * rows * width;
-      A* p_im = p_re + rows * width;
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t v = 0; v < width; v += kLane) {
-          Vec<A> re = {}, im = {};
-          for (int64_t t1 = 0; t1 < args.t1; ++t1) {
-            // Rows of a panel are far apart: the processor does not see them coming.
-            __builtin_prefetch(Tap(t0, t1, row0 + r + kAhead, column0 + v));
-            const Vec<A> w = LoadUpTo<A>(Tap(t0, t1, row0 + r, column0 + v), columns - v);
-            re += inner_re[u1 * args.t1 + t1] * w;
-            im += inner_im[u1 * args.t1 + t1] * w;
-          }
-          Store<A>(p_re + r * width + v, re);
-          if (!real) Store<A>(p_im + r * width + v, im);
-        }
-      }
-    }
-  }
-
-  // The same with rows the output channels and columns the input channels: transposed.
-  void InnerTransposed(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
-                       A* p, int64_t width) const {
-    const int64_t tap_step = in * args.out;
-    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-      A* p_re = p + 2 * t0 * rows * width;
-      A* p_im = p_re + rows * width;
-      for (int64_t v = 0; v < width; v += kLane) {
-        const int64_t valid = Min(kLane, columns - v);
-        for (int64_t r = 0; r < rows; r += kLane) {
-          Vec<A> re[kLane], im[kLane];
-          const A* corner = Tap(t0, 0, column0 + v, row0 + r);
-          if (__builtin_expect(valid == kLane && rows - r >= kLane, 1)) {
-#pragma GCC unroll 16
-            for (int i = 0; i < kLane; ++i) {
-              re[i] = im[i] = Vec<A>{};
-              for (int64_t t1 = 0; t1 < args.t1; ++t1) {
-                const A* tap = corner + t1 * tap_step + i * args.out;
-                __builtin_prefetch(tap + kLane);
-                re[i] += inner_re[u1 * args.t1 + t1] * Load<A>(tap);
-                im[i] += inner_im[u1 * args.t1 + t1] * Load<A>(tap);
-              }
-            }
-          } else {
-            for (int64_t i = 0; i < kLane; ++i) {
-              re[i] = im[i] = Vec<A>{};
-              for (int64_t t1 = 0; i < valid && t1 < args.t1; ++t1) {
-                const Vec<A> w = LoadUpTo<A>(corner + t1 * tap_step + i * args.out, rows - r);
-                re[i] += inner_re[u1 * args.t1 + t1] * w;
-                im[i] += inner_im[u1 * args.t1 + t1] * w;
-              }
-            }
-          }
-          const int64_t height = Min(kLane, rows - r);
-          Transpose<A>(re);
-          for (int64_t i = 0; i < height; ++i) Store<A>(p_re + (r + i) * width + v, re[i]);
-          if (real) continue;
-          Transpose<A>(im);
-          for (int64_t i = 0; i < height; ++i) Store<A>(p_im + (r + i) * width + v, im[i]);
-        }
-      }
-    }
-  }
-
-  // The panel of one row frequency.
-  template <bool kConjugate>
-  void Outer(int64_t u0, int64_t rows, const A* p, int64_t width, A* panel) const {
-    const int64_t plane = rows * width;
-    const A* re0 = outer_re + u0 * args.t0;
-    const A* im0 = outer_im + u0 * args.t0;
-    for (int64_t at = 0; at < plane; at += kLane) {
-      Vec<A> c = {}, d = {};
-      for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-        const Vec<A> re = Load<A>(p + 2 * t0 * plane + at);
-        c += re0[t0] * re;
-        d += im0[t0] * re;
-        if (real) continue;
-        const Vec<A> im = Load<A>(p + (2 * t0 + 1) * plane + at);
-        c -= im0[t0] * im;
-        d += re0[t0] * im;
-      }
-      StorePanel<A, kConjugate>(panel + at, plane, c, d);
-    }
-  }
-
   // Y from X (kForward) or X from Y: left factor L, numbers in storage type L.
   template <bool kForward, typename L>
   void Spread(Pool* pool, const L* a, const L* b, A* re, A* im) const {
@@ -155,7 +47,7 @@ struct Multiplier {
     const int64_t ld_left = kForward ? args.in : args.out;
     const int64_t ld_out = kForward ? args.out : args.in;
     const int64_t panels = CeilDiv(columns_all, kPanel);
-    const int64_t depth_fits = kBlockBytes / (2 * args.t0 * kPanel * sizeof(A));
+    const int64_t depth_fits = kBlockBytes / (2 * Max(args.t0, 1) * kPanel * sizeof(A));
     const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
     const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
     // Enough tasks for all threads, at the price of reading the taps once more for each part.
@@ -180,14 +72,22 @@ struct Multiplier {
       for (int64_t k = 0; k < depth_all; k += depth_block) {
         const int64_t depth = Min(depth_block, depth_all - k);
         for (int64_t u1 = u1_first; u1 < u1_last; ++u1) {
-          if constexpr (kForward) {
-            InnerForward(u1, k, depth, group * out + column0, columns, p, width);
-          } else {
-            InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
+          if (!args.spectral()) {
+            if constexpr (kForward) {
+              InnerForward(u1, k, depth, group * out + column0, columns, p, width);
+            } else {
+              InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
+            }
           }
           const int64_t u0_end = Computed(u1, u0_last);
           for (int64_t u0 = u0_first; u0 < u0_end; ++u0) {
-            Outer<kForward>(u0, depth, p, width, panel);
+            if (!args.spectral()) {
+              this->template Outer<kForward>(u0, depth, p, width, panel);
+            } else if constexpr (kForward) {
+              GivenForward(u0, u1, k, depth, group * out + column0, columns, panel, width);
+            } else {
+              GivenTransposed(u0, u1, group * out + k, depth, column0, columns, panel, width);
+            }
             const int64_t from = Frequency(u0, u1) * ld_left + group * depth_all + k;
             const int64_t to = Frequency(u0, u1) * ld_out + group * columns_all + column0;
             Left<A> left = PrepareLeft<A>(a + from, b + from, args.n, depth, ld_left, left_scratch);
@@ -235,6 +135,7 @@ struct Multiplier {
     const int64_t n_blocks = CeilDiv(args.n, kDepthMost);
     const int64_t n_block = n_blocks > 0 ? CeilDiv(args.n, n_blocks) : 0;
     const int64_t taps = args.t0 * args.t1 * in * args.out;
+    const bool parts = chunks > 1 && !args.spectral();
     ParallelFor(pool, args.groups * row_blocks * panels * chunks, [&](int64_t task) {
       const int64_t chunk = task % chunks, panel_index = task / chunks % panels;
       const int64_t row_index = task / chunks / panels % row_blocks;
@@ -243,7 +144,7 @@ struct Multiplier {
       const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, out - column0);
       const int64_t width = PanelWidth<A>(columns), plane = rows * width;
       const int64_t padded = CeilDiv(rows, kLane) * kLane;
-      A* result = static_cast<A*>(chunks > 1 ? args.partial : args.taps) + chunk * taps;
+      A* result = static_cast<A*>(parts ? args.partial : args.taps) + chunk * taps;
       Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * plane) + Arena::Bytes<A>(2 * plane) +
                             Arena::Bytes<A>(3 * n_block * width) +
                             Arena::Bytes<A>(3 * n_block * padded));
@@ -284,52 +185,18 @@ struct Multiplier {
             Product<A, true>(rows, depth, left, panel, depth * width, d, d + plane, width, width,
                              n > 0, ahead);
           }
-          SpreadOuter(u0, u1, plane, d, p);
+          if (args.spectral()) {
+            StoreGiven(u0, u1, row0, rows, group * out + column0, columns, width, d);
+          } else {
+            SpreadOuter(u0, u1, plane, d, p);
+          }
         }
+        if (args.spectral()) continue;
         SpreadInner(u1, u1 > part.u1_first, rows, columns, width, p,
                     result + row0 * args.out + group * out + column0);
       }
     });
-    if (chunks > 1) SumChunks(pool, chunks, taps);
-  }
-
-  // p += conj(outer) d, the transpose of Outer. A twin adds the conjugate, and of p the real part
-  // is what counts, for at column frequency 0 the inner table is real.
-  void SpreadOuter(int64_t u0, int64_t u1, int64_t plane, const A* d, A* p) const {
-    const A weight = Twin(u0, u1) == u0 ? 1 : 2;
-    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-      const A re0 = weight * outer_re[u0 * args.t0 + t0];
-      const A im0 = weight * outer_im[u0 * args.t0 + t0];
-      A* p_re = p + 2 * t0 * plane;
-      A* p_im = p_re + plane;
-      for (int64_t at = 0; at < plane; at += kLane) {
-        const Vec<A> re = Load<A>(d + at), im = Load<A>(d + plane + at);
-        Store<A>(p_re + at, Load<A>(p_re + at) + re0 * re + im0 * im);
-        if (!real) Store<A>(p_im + at, Load<A>(p_im + at) + re0 * im - im0 * re);
-      }
-    }
-  }
-
-  // The taps' gradient (+)= the real part of conj(inner) p; `to` is tap (0, 0), row 0, column 0.
-  void SpreadInner(int64_t u1, bool add, int64_t rows, int64_t columns, int64_t width, const A* p,
-                   A* to) const {
-    for (int64_t t0 = 0; t0 < args.t0; ++t0) {
-      for (int64_t t1 = 0; t1 < args.t1; ++t1) {
-        const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
-        const A* p_re = p + 2 * t0 * rows * width;
-        const A* p_im = p_re + rows * width;
-        A* tap = to + (t0 * args.t1 + t1) * in * args.out;
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t v = 0; v < width; v += kLane) {
-            A* at = tap + r * args.out + v;
-            const int64_t from = r * width + v;
-            Vec<A> sum = re1 * Load<A>(p_re + from) + im1 * Load<A>(p_im + from);
-            if (add) sum += LoadUpTo<A>(at, columns - v);
-            StoreUpTo<A>(at, sum, columns - v);
-          }
-        }
-      }
-    }
+    if (parts) SumChunks(pool, chunks, taps);
   }
 
   void SumChunks(Pool* pool, int64_t chunks, int64_t taps) const {
@@ -377,6 +244,10 @@ struct Multiplier {
         const int64_t twin = (Frequency(Twin(u0, u1), u1) - Frequency(u0, u1)) * args.out;
         for (int64_t v = 0; v < columns; v += kLane) {
           Vec<A> w_re = {}, w_im = {};
+          if (args.spectral()) {
+            w_re = LoadUpTo<A>(Given(u0, u1, 0, c + v), columns - v);
+            w_im = LoadUpTo<A>(Given(u0, u1, 0, c + v) + GivenPlane(), columns - v);
+          }
           for (int64_t t0 = 0; t0 < args.t0; ++t0) {
             const A re0 = outer_re[u0 * args.t0 + t0], im0 = outer_im[u0 * args.t0 + t0];
             const Vec<A> p_re = Load<A>(p + 2 * t0 * kPanel + v);
@@ -409,10 +280,11 @@ struct Multiplier {
     const FilterSplit split = SplitFilter(args);
     const int64_t chunks = split.parts(), panels = CeilDiv(args.out, kPanel);
     const int64_t taps = args.t0 * args.t1 * args.out;
+    const bool parts = chunks > 1 && !args.spectral();
     ParallelFor(pool, panels * chunks, [&](int64_t task) {
       const int64_t chunk = task % chunks, c = task / chunks * kPanel;
       const int64_t columns = Min(kPanel, args.out - c);
-      A* result = static_cast<A*>(chunks > 1 ? args.partial : args.taps) + chunk * taps;
+      A* result = static_cast<A*>(parts ? args.partial : args.taps) + chunk * taps;
       Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * kPanel) + Arena::Bytes<A>(2 * kPanel));
       A* p = arena.Take<A>(2 * args.t0 * kPanel);
       A* d = arena.Take<A>(2 * kPanel);
@@ -434,12 +306,17 @@ struct Multiplier {
             Store<A>(d + v, re);
             Store<A>(d + kPanel + v, im);
           }
-          SpreadOuter(u0, u1, kPanel, d, p);
+          if (args.spectral()) {
+            StoreGiven(u0, u1, 0, 1, c, columns, kPanel, d);
+          } else {
+            SpreadOuter(u0, u1, kPanel, d, p);
+          }
         }
+        if (args.spectral()) continue;
         SpreadInner(u1, u1 > part.u1_first, 1, columns, kPanel, p, result + c);
       }
     });
-    if (chunks > 1) SumChunks(pool, chunks, taps);
+    if (parts) SumChunks(pool, chunks, taps);
   }
 
   bool depthwise() const { return in == 1 && out == 1; }

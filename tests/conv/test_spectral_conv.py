@@ -19,7 +19,9 @@ from bandjax.spectral import kernel_to_spectrum, spectrum_to_kernel
 pytestmark = pytest.mark.thin(6)
 
 HALF = bandjax.Compression(0.5)
-METHODS = ["fft", "dft", "auto"]
+# (What has no native kernels has "dft" once.)
+DFT = [{"method": "dft", "implementation": how} for how in ("xla", None)]
+METHODS = [{"method": "fft"}, *DFT, {"method": "auto"}]
 
 
 def frequencies(g, limit, half):
@@ -80,15 +82,15 @@ def test_it_is_the_sum(shape, taps, modes, groups, arguments):
     @jax.jit
     def run(x, spectrum):
         return [
-            bandjax.spectral_conv(x, spectrum, taps, method=method, **arguments)
-            for method in METHODS
+            bandjax.spectral_conv(x, spectrum, taps, **method, **arguments) for method in METHODS
         ]
 
     for y in run(x, spectrum):
         assert y.shape == expected.shape
         assert np.abs(y - expected).max() <= 1e-12 * max(1, np.abs(expected).max())
-    f = functools.partial(bandjax.spectral_conv, kernel_size=taps, method="dft", **arguments)
-    check_grads(jax.jit(f), (x, spectrum), order=2, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-4)
+    for dft in DFT:
+        f = jax.jit(functools.partial(bandjax.spectral_conv, kernel_size=taps, **dft, **arguments))
+        check_grads(f, (x, spectrum), order=2, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-4)
 
 
 @pytest.mark.usefixtures("x64")
@@ -112,8 +114,9 @@ def test_the_spectrum_of_a_kernel_is_the_kernel(shape, kernel_shape, arguments, 
     }
     spectrum = kernel_to_spectrum(kernel, geometry.grid, geometry.modes, **where)
     taps = kernel_shape[:-2]
-    y = bandjax.spectral_conv(x, spectrum, taps, method="dft", **arguments)
-    assert np.abs(y - bandjax.band_conv(x, kernel, band, **arguments)).max() <= 1e-12
+    for dft in DFT:
+        y = bandjax.spectral_conv(x, spectrum, taps, **dft, **arguments)
+        assert np.abs(y - bandjax.band_conv(x, kernel, band, **arguments)).max() <= 1e-12
     back = spectrum_to_kernel(spectrum, taps, geometry.grid, **where)
     assert np.abs(back - kernel).max() <= 1e-12
 
@@ -204,8 +207,9 @@ def test_what_it_keeps_and_how_it_rounds():
             assert np.linalg.norm(value - wanted) <= 0.05 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("how", [{"method": "fft"}, DFT[1]], ids=["fft", "dft"])
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_a_sharded_batch_and_vmap(kind):
+def test_a_sharded_batch_and_vmap(kind, how):
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType[kind],))
     rng = np.random.default_rng(7)
     x = rng.normal(size=(8, 9, 8, 3)).astype(np.float32)
@@ -213,7 +217,7 @@ def test_a_sharded_batch_and_vmap(kind):
 
     def run(x, spectrum):
         def loss(x, spectrum):
-            return jnp.mean(jnp.sin(bandjax.spectral_conv(x, spectrum, (3, 3), method="fft")))
+            return jnp.mean(jnp.sin(bandjax.spectral_conv(x, spectrum, (3, 3), **how)))
 
         return jax.value_and_grad(loss, (0, 1))(x, spectrum)
 
@@ -237,6 +241,7 @@ X, W = np.ones((1, 8, 8, 2), np.float32), np.ones((2, 5, 3, 2, 3), np.float32)
         (ValueError, "method must be one of auto, dft, fft", {"method": "direct"}),
         (ValueError, "method must be one of", {"method": "best"}),
         (ValueError, "REFLECT", {"padding": "REFLECT"}),
+        (ValueError, "'jax' does not go with a spectral", {"implementation": "jax"}),
         (ValueError, "2 axes of frequencies", {"kernel_spectrum": W[:, 0]}),
         (ValueError, "2 axes of frequencies", {"kernel_spectrum": W[:1]}),
         (ValueError, "both signs of each frequency", {"kernel_spectrum": W[:, :4]}),

@@ -190,7 +190,7 @@ def test_models_there_and_back():
         (ValueError, "band of Energy", {"band": bandjax.Energy(0.9)}),
         (ValueError, "mask does not go", {"mask": jnp.ones((3, 3, 3, 4))}),
         (ValueError, "recompute_filter does not go", {"recompute_filter": False}),
-        (ValueError, "implementation does not go", {"implementation": "xla"}),
+        (ValueError, "'jax' does not go with param_domain", {"implementation": "jax"}),
         (ValueError, "preferred_element_type", {"preferred_element_type": jnp.float32}),
         (ValueError, "REFLECT", {"padding": "REFLECT"}),
         (ValueError, "spectral_decay must be >= 0", {"spectral_decay": -1}),
