@@ -66,7 +66,7 @@ def random_arrays(layer: Layer, seed: int = 0) -> Arrays:
 
 
 def in_precision(arrays: Arrays, precision: str) -> Arrays:
-    """The numbers as mixed precision has them: maps in bfloat16 for ``bf16``, the kernel in float32.
+    """The numbers as mixed precision has them: for ``bf16`` maps in bfloat16, kernels in float32.
 
     The kernel is rounded within each call, as a layer does that keeps its parameters in float32.
     """
@@ -76,7 +76,7 @@ def in_precision(arrays: Arrays, precision: str) -> Arrays:
 
 
 def jax_precision(precision: str, device: str) -> jax.lax.Precision | None:
-    """What to ask of JAX for float32 products, for TF32 ones (on GPUs), or for those of bfloat16."""
+    """What to ask of JAX for products of float32, of TF32 (on GPUs), or of bfloat16."""
     if precision == "tf32":
         return jax.lax.Precision.HIGH
     return jax.lax.Precision.HIGHEST if (device, precision) == ("gpu", "float32") else None

@@ -170,6 +170,7 @@ def _of_a_layer(job: Job, layer: Layer, arrays: Arrays) -> Iterator[Candidate]:
 
 
 def _of_torch(job: Job, arrays: Arrays | None) -> Iterator[Candidate]:
+    """Those on PyTorch."""
     from experiments.benchmarks import torch_peer
     from experiments.benchmarks.examples import LEARNING_RATE, MOMENTUM, random_examples
 

@@ -28,6 +28,7 @@ def candidate(peer: str, network: Network, folder: Path, precision: str) -> Cand
 
 
 def _onnxruntime(path: Path, x: np.ndarray, precision: str) -> Callable[[], np.ndarray]:
+    """A call that computes the logits."""
     assert precision == "float32"
     import onnxruntime
 
@@ -43,6 +44,7 @@ def _onnxruntime(path: Path, x: np.ndarray, precision: str) -> Callable[[], np.n
 
 
 def _openvino(path: Path, x: np.ndarray, precision: str) -> Callable[[], np.ndarray]:
+    """A call that computes the logits, tuned for latency."""
     import openvino
     from openvino import properties
 

@@ -321,6 +321,7 @@ def _matches(row: Record, target: Target, workload: str, direction: str) -> bool
 
 
 def _figure(target: Target, row: Record) -> float | None:
+    """What a row has on a bound; None if it was not measured."""
     name = bandjax_name(target.band)
     ratio = row["ratios"].get(name, {}).get(target.peer)
     if target.kind in ("mean", "each"):

@@ -107,7 +107,6 @@ def _call(
     direction: str,
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
     """A call that computes the output, and with ``train`` the gradients, and waits for them."""
-
     mixed = x.dtype == torch.bfloat16
 
     def forward() -> tuple[torch.Tensor, ...]:
@@ -247,6 +246,8 @@ def _step(
     y: torch.Tensor,
     mixed: bool,
 ) -> Callable[[], torch.Tensor]:
+    """A call that takes the next training step and returns its loss."""
+
     def call() -> torch.Tensor:
         optimizer.zero_grad()
         with _mixed(x.device, mixed):

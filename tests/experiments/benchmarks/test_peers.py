@@ -161,7 +161,8 @@ def test_half_precision_of_torch_is_that_of_lax(direction):
     for candidate in found:
         types = [str(a.dtype).removeprefix("torch.") for a in candidate.call()]
         assert types == ["bfloat16", "bfloat16", "float32"][: len(types)]
-        assert 1e-4 < oracle.relative_error(results(candidate), expected) < 1e-2
+        # oneDNN sums some of the kernel's gradient in bfloat16.
+        assert 1e-4 < oracle.relative_error(results(candidate), expected) < 3e-2
 
 
 @pytest.mark.parametrize("stem_pool", [False, True])

@@ -231,7 +231,7 @@ def test_the_network_of_every_runtime_is_that_of_torch(tmp_path):
     from experiments.benchmarks import onnx_peer, torch_peer
     from experiments.benchmarks.examples import LEARNING_RATE, MOMENTUM, random_examples
 
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="export|removed"):
         torch_peer.export(INFERENCE, tmp_path)
     device = torch_peer.prepare("cpu", "float32")
     rest = *random_examples(INFERENCE), LEARNING_RATE, MOMENTUM, device
