@@ -76,19 +76,19 @@ def test_processes_of_a_side_are_merged():
         [
             part(candidate("a", first=5.0, counted=(1.0, 2.0, 9.0), compiled=0.5)),
             part(candidate("lax", "lax", counted=(3.0,))),
-            part(candidate("a", first=4.0, counted=(3.0,), compiled=8.0)),
+            part(candidate("a", first=4.0, counted=(3.0, 4.0), compiled=8.0)),
         ]
     )
     assert [c["name"] for c in found] == ["a", "lax"]
     assert found[0]["compile_seconds"] == 0.5
     assert found[0]["seconds"] == {
-        "median": 2.5,
-        "low": 1.75,
-        "high": 4.5,
-        "runs": 4,
+        "median": 3.0,
+        "low": 2.0,
+        "high": 4.0,
+        "runs": 5,
         "first": 5.0,
         "best": 1.0,
-        "processes": (2.0, 3.0),
+        "processes": (2.0, 3.5),
     }
     json.dumps(found)
 
