@@ -97,6 +97,8 @@ def sampled(
         seconds: what all timed calls of one function may take; at least one is made.
         advance: told the share of the work that is done, after each call.
     """
+    if not calls:
+        return {}
     first = {}
     for number, (name, call) in enumerate(calls.items(), start=1):
         first[name] = _timed(call)

@@ -128,7 +128,7 @@ def test_a_peer_that_fails_when_it_is_called_is_left_out(tmp_path, monkeypatch):
 
     layers_dense = layers.dense
     monkeypatch.setattr(layers, "dense", dense)
-    plan = Plan(runs=1, seconds=0, accuracy=True)
+    plan = Plan(runs=1, seconds=0, allocator="system", accuracy=True)
     part = measure(Job(LAYER, "train", "float32", plan, sides.Side("lax"), tmp_path))
     assert part["left_out"] == {"lax NHWC": "INTERNAL: this convolution failed"}
     assert [c["name"] for c in part["candidates"]] == ["lax NCHW"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import network, rows, scaling, sides, worker
-from experiments.benchmarks.measure import Job, Plan
+from experiments.benchmarks.measure import Job, Plan, measure
 from experiments.benchmarks.sides import WITHOUT_YNN, Side
 from experiments.benchmarks.workloads import (
     WORKLOADS,
@@ -161,7 +161,7 @@ def test_what_is_not_installed_or_cannot_be_is_left_out(monkeypatch):
 
 
 def job_of(folder, side, workload=LAYER, precision="float32", **options):
-    plan = Plan(processes=1, runs=2, seconds=60, **options)
+    plan = Plan(processes=1, runs=2, seconds=60, allocator="system", **options)
     return Job(workload, workload.directions[0], precision, plan, side, folder)
 
 
@@ -193,6 +193,15 @@ def test_half_precision_is_in_bfloat16_but_for_the_kernel(tmp_path, monkeypatch)
     (ours,) = measured_here(job, monkeypatch)["candidates"]
     assert ours["name"] == "bandjax none"
     assert 1e-4 < ours["error"] < 1e-2
+
+
+def test_a_peer_of_which_nothing_runs_is_left_out(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UserError("not here")
+
+    monkeypatch.setattr("experiments.benchmarks.layers.dense", refuse)
+    answer = measured_here(job_of(tmp_path, Side("lax")), monkeypatch)
+    assert answer == {"candidates": [], "left_out": {"lax": "not here"}}
 
 
 def test_a_job_that_is_refused(tmp_path, monkeypatch):
@@ -231,7 +240,8 @@ def test_the_network_of_every_runtime_is_that_of_torch(tmp_path):
     from experiments.benchmarks.examples import LEARNING_RATE, MOMENTUM, random_examples
 
     with pytest.warns(DeprecationWarning, match="export|removed"):
-        torch_peer.export(INFERENCE, tmp_path)
+        exported = measure(job_of(tmp_path, Side(sides.EXPORT), INFERENCE))
+    assert exported == {"candidates": [], "left_out": {}}
     device = torch_peer.prepare("cpu", "float32")
     rest = *random_examples(INFERENCE), LEARNING_RATE, MOMENTUM, device
     found = {
