@@ -137,7 +137,7 @@ cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architectu
 	  assert _ffi.cpu_handlers().keys() - _ffi.cuda_handlers().keys() == alone; \
 	  print(_ffi.CUDA_ARCHITECTURES)'
 
-benchmark: $(VENV)/.installed  ## Time ResNet-18's layers against their peers (minutes).
+benchmark: $(VENV)/.installed  ## Time ResNet-18's layers against their peers (a quarter of an hour).
 	$(BIN)/python -m experiments.benchmarks
 
 figures: $(VENV)/.installed  ## Draw the README's picture again.

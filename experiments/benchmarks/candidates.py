@@ -15,8 +15,6 @@ from experiments.benchmarks.workloads import Layer
 from experiments.settings.errors import UserError
 
 _compiler_options: dict[str, Any] | None = None  # So that tests can compile with less effort.
-DIRECTIONS = ("train", "forward")
-PRECISIONS = ("float32", "tf32")
 
 
 class Arrays(NamedTuple):
@@ -67,11 +65,21 @@ def random_arrays(layer: Layer, seed: int = 0) -> Arrays:
     return Arrays(x, kernel / np.float32(np.sqrt(fan_in)), ct)
 
 
+def in_precision(arrays: Arrays, precision: str) -> Arrays:
+    """The numbers as mixed precision has them: for ``bf16`` maps in bfloat16, kernels in float32.
+
+    The kernel is rounded within each call, as a layer does that keeps its parameters in float32.
+    """
+    if precision != "bf16":
+        return arrays
+    return Arrays(arrays.x.astype(jnp.bfloat16), arrays.kernel, arrays.ct.astype(jnp.bfloat16))
+
+
 def jax_precision(precision: str, device: str) -> jax.lax.Precision | None:
-    """What to ask of JAX for float32 products, or for TF32 ones (on GPUs)."""
+    """What to ask of JAX for products of float32, of TF32 (on GPUs), or of bfloat16."""
     if precision == "tf32":
         return jax.lax.Precision.HIGH
-    return jax.lax.Precision.HIGHEST if device == "gpu" else None
+    return jax.lax.Precision.HIGHEST if (device, precision) == ("gpu", "float32") else None
 
 
 def layer_call(
@@ -131,12 +139,12 @@ def jax_candidate(
     direction: str,
     layout: str = "last",
 ) -> Candidate:
-    """Compiles a JAX function of ``x, kernel``.
+    """Compiles the call of a JAX function of ``x, kernel``.
 
     Args:
         name, side, band: see :class:`Candidate`.
-        convolve: works on arrays of the given layout.
-        arrays: channels last.
+        convolve: works on arrays of the given layout, of one type.
+        arrays: channels last; the kernel is rounded to the type of the maps within the call.
         direction: ``train`` or ``forward``.
         layout: see :func:`moved`.
 
@@ -144,8 +152,12 @@ def jax_candidate(
         UserError: bandjax refuses the method or the implementation.
     """
     args = tuple(jnp.asarray(a) for a in moved(arrays, layout))
+
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(x, kernel.astype(x.dtype))
+
     try:
-        traced = jax.jit(layer_call(convolve, direction)).trace(*args)
+        traced = jax.jit(layer_call(rounded, direction)).trace(*args)
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error
     compiled, seconds, temp_bytes = compile_traced(traced)
@@ -154,7 +166,7 @@ def jax_candidate(
         side,
         band,
         call=lambda: jax.block_until_ready(compiled(*args)),
-        results=lambda done: restored(tuple(np.asarray(a) for a in done), layout),
+        results=lambda done: restored(tuple(np.asarray(a, np.float32) for a in done), layout),
         compile_seconds=seconds,
         temp_bytes=temp_bytes,
     )

@@ -1,9 +1,9 @@
-"""A ResNet's training step by Flax: band-limited, dense, and with hardly any convolution."""
+"""A ResNet by Flax: band-limited, dense, and with hardly any convolution; steps and inference."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,16 +13,15 @@ import optax
 from flax import nnx
 
 import bandjax
-from experiments.benchmarks.candidates import Candidate, compile_traced
+from experiments.benchmarks.candidates import Candidate, compile_traced, jax_precision
+from experiments.benchmarks.examples import LEARNING_RATE, MOMENTUM, random_examples
 from experiments.benchmarks.layers import bandjax_name
 from experiments.benchmarks.workloads import Network
-from experiments.models.layers import Convolution
+from experiments.models.layers import Convolution, compute_in
 from experiments.models.resnet import ResNet
 from experiments.settings.bands import parse_band
 from experiments.settings.errors import UserError
 
-LEARNING_RATE = 0.01
-MOMENTUM = 0.9
 REST = "without convolutions"
 
 
@@ -32,38 +31,29 @@ REST = "without convolutions"
 ONE_FREQUENCY = functools.partial(bandjax.BandConv, band=bandjax.Modes(0, 0))
 
 
-def random_examples(network: Network, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``(batch, height, width, channels)``, normally distributed, and labels."""
-    rng = np.random.default_rng(seed)
-    images = rng.standard_normal((network.batch, *network.image), np.float32)
-    return images, rng.integers(network.classes, size=network.batch, dtype=np.int32)
-
-
-def steps(
+def band_limited(
     network: Network,
-    precision: jax.lax.Precision | None,
+    direction: str,
+    precision: str,
+    device: str,
     methods: Sequence[str],
     implementations: Sequence[str],
-    *,
-    with_dense: bool,
 ) -> Iterator[Candidate]:
-    """The step with bandjax at every band, without convolutions, and with ``flax.nnx.Conv``."""
-    step = functools.partial(_candidate, network, precision)
-    if with_dense:
-        yield step("flax dense", "flax", None, nnx.Conv)
+    """The network by bandjax at every band, and without convolutions."""
+    same = (network, direction, precision, device)
     for label in network.bands:
         for method in methods:
             for implementation in implementations:
                 name = bandjax_name(label, method, implementation)
-                yield step(
-                    name,
-                    "bandjax",
-                    label,
-                    None,
-                    method=method,
-                    implementation=None if implementation == "auto" else implementation,
-                )
-    yield step(REST, "rest", None, ONE_FREQUENCY)
+                kernels = None if implementation == "auto" else implementation
+                options = {"method": method, "implementation": kernels}
+                yield _candidate(*same, name, "bandjax", label, None, **options)
+    yield _candidate(*same, REST, "rest", None, ONE_FREQUENCY)
+
+
+def dense(network: Network, direction: str, precision: str, device: str) -> Candidate:
+    """The network with ``flax.nnx.Conv``."""
+    return _candidate(network, direction, precision, device, "flax dense", "flax", None, nnx.Conv)
 
 
 def model_of(
@@ -76,6 +66,7 @@ def model_of(
         band=None if band is None else parse_band(band)[1],
         widths=network.widths,
         blocks=network.blocks,
+        stem_pool=network.stem_pool,
         rngs=nnx.Rngs(0),
         **options,
     )
@@ -88,21 +79,56 @@ def model_of(
 
 def _candidate(
     network: Network,
-    precision: jax.lax.Precision | None,
+    direction: str,
+    precision: str,
+    device: str,
     name: str,
     side: str,
     band: str | None,
     convolution: Convolution | None,
     **options: Any,
 ) -> Candidate:
-    """The network's training step as one side computes it, compiled; a call takes the next step."""
+    """The network as one side computes it, compiled; the arguments are those of its model."""
     images, labels = (jnp.asarray(a) for a in random_examples(network))
+    try:
+        exactly = jax_precision(precision, device)
+        training = direction == "train"
+        model = model_of(
+            network,
+            band,
+            training=training,
+            precision=exactly,
+            convolution=convolution,
+            **options,
+        )
+        compute_in(model, "bf16" if precision == "bf16" else "float32")
+        traced, call = _step(model, images, labels) if training else _logits(model, images)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+    compiled, seconds, temp_bytes = compile_traced(traced)
+    return Candidate(
+        name,
+        side,
+        band,
+        call=functools.partial(call, compiled),
+        results=lambda done: (np.asarray(done, np.float32),),
+        compile_seconds=seconds,
+        temp_bytes=temp_bytes,
+    )
+
+
+def _step(model: ResNet, images: jax.Array, labels: jax.Array) -> tuple[Any, Callable[..., Any]]:
+    """A training step, traced, and what calls it when it is compiled: each time the next step."""
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    graph = nnx.graphdef(model)
+    params = nnx.state(model, nnx.Param)
+    state = (params, nnx.state(model, nnx.BatchStat), optimizer.init(params))
 
     def loss_of(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Any]:
         # Batch norm writes its statistics, which must not be those of the caller: copy.
         model = nnx.merge(graph, params, stats, copy=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(model(x), y)
+        logits = model(x).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return losses.mean(), nnx.state(model, nnx.BatchStat)
 
     # The examples are arguments: of constants, XLA would compute what it can once and for all.
@@ -112,27 +138,22 @@ def _candidate(
         updates, memory = optimizer.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), stats, memory), loss
 
-    try:
-        model = model_of(network, band, precision=precision, convolution=convolution, **options)
-        graph = nnx.graphdef(model)
-        params = nnx.state(model, nnx.Param)
-        state = (params, nnx.state(model, nnx.BatchStat), optimizer.init(params))
-        traced = jax.jit(step, donate_argnums=0).trace(state, images, labels)
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
-    compiled, seconds, temp_bytes = compile_traced(traced)
-
-    def call() -> jax.Array:
+    def call(compiled: Callable[..., Any]) -> jax.Array:
         nonlocal state
         state, loss = jax.block_until_ready(compiled(state, images, labels))
         return loss
 
-    return Candidate(
-        name,
-        side,
-        band,
-        call=call,
-        results=lambda loss: (np.asarray(loss),),
-        compile_seconds=seconds,
-        temp_bytes=temp_bytes,
-    )
+    return jax.jit(step, donate_argnums=0).trace(state, images, labels), call
+
+
+def _logits(model: ResNet, images: jax.Array) -> tuple[Any, Callable[..., Any]]:
+    """Inference, traced, and what calls it when it is compiled."""
+    graph, state = nnx.split(model)
+
+    def logits(state: Any, x: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(x)
+
+    def call(compiled: Callable[..., Any]) -> jax.Array:
+        return jax.block_until_ready(compiled(state, images))
+
+    return jax.jit(logits).trace(state, images), call

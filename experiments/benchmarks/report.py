@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # What a step's ratio stands beside, in a fixed order and colour.
-PEERS = ("lax", "flax", "torch", "fft", "fft-pow2")
+PEERS = ("lax", "flax", "torch", "fft", "fft-pow2", "onnxruntime", "openvino")
 
 
 def panels(rows: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
@@ -28,11 +28,8 @@ def panels(rows: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
     found: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    for (group, batch, direction, precision), members in found.items():
-        what = "y, dx and dw" if direction == "train" else "y alone"
-        if group == "resnet18":
-            what = "a step"
-        yield f"{group}, batch {batch}, {what}, {precision}", members
+    for (group, batch, _, precision), members in found.items():
+        yield f"{group}, batch {batch}, {members[0]['what']}, {precision}", members
 
 
 def geometric_means(rows: Sequence[Record]) -> list[Record]:
@@ -61,22 +58,23 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def tables(rows: Sequence[Record], runs: int) -> Iterator[Table]:
+def tables(rows: Sequence[Record], processes: int, runs: int) -> Iterator[Table]:
     """For each panel: milliseconds of every function, what bandjax gains, and errors if known."""
     for title, members in panels(rows):
-        yield _seconds_table(title, members, runs)
+        yield _seconds_table(title, members, processes, runs)
         if _ratio_names(members):
             yield _ratio_table(title, members)
         if any(c["error"] is not None for row in members for c in row["candidates"]):
             yield _error_table(title, members)
 
 
-def _seconds_table(title: str, rows: list[Record], runs: int) -> Table:
+def _seconds_table(title: str, rows: list[Record], processes: int, runs: int) -> Table:
     """Milliseconds of each candidate and workload; of networks also XLA's temporary memory."""
+    runs *= processes
     table = Table(
         title=f"{title}: milliseconds",
-        caption=f"median ± half the interquartile range of {runs} interleaved calls, or of as many "
-        "as stand in brackets",
+        caption=f"median ± half the interquartile range of {runs} calls, or of as many as stand in "
+        f"brackets, in {processes} process{'es' if processes > 1 else ''} of each side",
     )
     _columns(table, rows)
     network = any(c["side"] == "rest" for row in rows for c in row["candidates"])
@@ -180,10 +178,16 @@ def _has(row: Record, name: str, side: str) -> bool:
 
 def notes(rows: Sequence[Record]) -> list[str]:
     """What a reader must know besides the tables: what was left out, and a step's remainder."""
-    lines = []
+    absent: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for pair in row["left_out"].items():
+            absent.setdefault(pair, []).append(f"{row['workload']}, {row['direction']}")
+    lines = [
+        f"{'; '.join(dict.fromkeys(wheres))}: no {peer}: {why}"
+        for (peer, why), wheres in absent.items()
+    ]
     for row in rows:
         where = f"{row['workload']}, {row['direction']}"
-        lines += [f"{where}: no {peer}: {why}" for peer, why in row["left_out"].items()]
         seconds = {c["name"]: c["seconds"]["median"] for c in row["candidates"]}
         if REST in seconds:
             shares = ", ".join(
@@ -192,7 +196,7 @@ def notes(rows: Sequence[Record]) -> list[str]:
                 if c["side"] in ("flax", "bandjax")
             )
             lines.append(
-                f"{where}: with one frequency of every convolution the step takes "
+                f"{where}: with one frequency of every convolution it takes "
                 f"{1e3 * seconds[REST]:.0f} ms: batch norm, ReLU and all else are at most {shares}"
             )
     return list(dict.fromkeys(lines))
@@ -244,7 +248,7 @@ def plot(rows: Sequence[Record], title: str, path: Path) -> bool:
         axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         axis.set(ylabel="times faster", xlim=(-0.6, len(clusters) - 0.4))
-        what = "output and both gradients" if direction == "train" else "forward alone"
+        what = "training" if direction == "train" else "forward alone"
         axis.set_title(f"{what}, {precision}", fontsize=10)
         axis.grid(axis="y", alpha=0.3)
         axis.margins(y=0.12)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from experiments.benchmarks.layers import bandjax_name
 from experiments.benchmarks.report import geometric_mean
-from experiments.benchmarks.workloads import WORKLOADS, Layer
+from experiments.benchmarks.workloads import SCALING, WORKLOADS, Layer
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record
 
@@ -38,14 +38,15 @@ class Target:
         kind: what is compared. ``mean``: the geometric mean of the peer's time over bandjax's,
             over the workloads. ``each``: the least of them. ``time``: bandjax's time over the
             peer's, the greatest. ``memory``: the same of temporary memory. ``error``: relative to
-            float64, the greatest. ``elsewhere``: this program does not measure it.
+            float64, the greatest. ``growth``: bandjax's time a point, the greatest over that of the
+            first workload. ``elsewhere``: this program does not measure it.
         bound: at least, for ``mean`` and ``each``; else at most.
         workloads: all of which must have been measured, in the batch size that is theirs.
         band: its label.
         peer: against which.
         directions: all of which must have been measured.
         device: ``cpu`` or ``gpu``.
-        precision: ``float32`` or ``tf32``.
+        precision: ``float32``, ``tf32`` or ``bf16``.
     """
 
     text: str
@@ -62,6 +63,8 @@ class Target:
 BOTH = ("train", "forward")
 FIRST = ("stage1",)
 STEP = ("resnet18",)
+POOL = ("resnet18-pool",)
+FORWARD = ("forward",)
 
 TARGETS: tuple[Target, ...] = (
     *(
@@ -95,6 +98,49 @@ TARGETS: tuple[Target, ...] = (
         )
     ),
     Target("stem, train, 50 %: against lax", "each", 0.95, ("stem",)),
+    Target(
+        "time a pixel, 32² to 512², train, 50 %: grows",
+        "growth",
+        1.5,
+        tuple(f"scale2d-{size}" for size in (32, 64, 128, 256, 512)),
+    ),
+    *(
+        Target(
+            f"ResNet-18 step, {precision}, {share}: against torch",
+            "each",
+            bound,
+            STEP,
+            band,
+            "torch",
+            precision=precision,
+        )
+        for precision, share, band, bound in (
+            ("bf16", "50 %", HALF, 1.6),
+            ("bf16", "75 %", QUARTER, 2),
+            ("float32", "exact", "none", 1.2),
+            ("float32", "50 %", HALF, 2.2),
+        )
+    ),
+    Target("ResNet-18 step with pooling, exact: against torch", "each", 1, POOL, "none", "torch"),
+    *(
+        Target(
+            f"inference, batch {batch}, {precision}, {share}: against {peer}",
+            "each",
+            bound,
+            (f"infer{batch}",),
+            band,
+            peer,
+            FORWARD,
+            precision=precision,
+        )
+        for batch, precision, share, band, peer, bound in (
+            (32, "bf16", "50 %", HALF, "openvino", 1.5),
+            (32, "bf16", "75 %", QUARTER, "openvino", 2.2),
+            (32, "float32", "exact", "none", "openvino", 1.3),
+            (1, "float32", "50 %", HALF, "onnxruntime", 1),
+            (1, "float32", "75 %", QUARTER, "openvino", 1),
+        )
+    ),
     Target("stages, batch 128, train, 50 %: mean against lax", "mean", 6, STAGES),
     Target("stages, batch 128, train, 75 %: mean against lax", "mean", 9, STAGES, QUARTER),
     Target("stages, batch 128, train, 50 %: no stage below", "each", 3.5, STAGES),
@@ -123,7 +169,15 @@ TARGETS: tuple[Target, ...] = (
         directions=("forward",),
     ),
     *(
-        Target(f"every coefficient, {group}: against lax", "each", 0.95, names, "none", "lax", BOTH)
+        Target(
+            f"every coefficient, {group}: against lax",
+            "each",
+            0.95,
+            names,
+            "none",
+            "lax",
+            ("train",) if group == SCALING else BOTH,
+        )
         for group, names in LAYERS.items()
         if group != "fno"
     ),
@@ -247,6 +301,8 @@ def _verdict(target: Target, rows: Sequence[Record]) -> Verdict:
     at_least = target.kind in ("mean", "each")
     if target.kind == "mean":
         figure = geometric_mean(values)
+    elif target.kind == "growth":
+        figure = max(values) / values[0]
     else:
         figure = min(values) if at_least else max(values)
     passed = figure >= target.bound if at_least else figure <= target.bound
@@ -265,6 +321,7 @@ def _matches(row: Record, target: Target, workload: str, direction: str) -> bool
 
 
 def _figure(target: Target, row: Record) -> float | None:
+    """What a row has on a bound; None if it was not measured."""
     name = bandjax_name(target.band)
     ratio = row["ratios"].get(name, {}).get(target.peer)
     if target.kind in ("mean", "each"):
@@ -274,6 +331,8 @@ def _figure(target: Target, row: Record) -> float | None:
     ours = next((c for c in row["candidates"] if c["name"] == name), None)
     if ours is None or target.kind == "error":
         return None if ours is None else ours["error"]
+    if target.kind == "growth":
+        return ours["seconds"]["median"] / row["points"]
     peers = [c["temp_bytes"] for c in row["candidates"] if c["side"] == target.peer]
     if None in (ours["temp_bytes"], *peers) or not peers:
         return None

@@ -1,10 +1,10 @@
-"""Interleaved timing of calls that do the same work."""
+"""Timing of calls that do the same work, in turn; and what several processes have timed, as one."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ class Timing:
         runs: number of timed calls. Fewer than were asked for where calls are slow.
         first: the first call, after compilation. Where it alone takes up the function's time it is
             the one that counts; else it only warms up.
+        best: the least.
+        processes: the median of each process.
     """
 
     median: float
@@ -31,10 +33,39 @@ class Timing:
     high: float
     runs: int
     first: float
+    best: float
+    processes: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as they are written into JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds of the calls of one function in one process.
+
+    Attributes:
+        first: the first call.
+        counted: those that count, in their order; at least one.
+    """
+
+    first: float
+    counted: tuple[float, ...]
+
+
+def summary(parts: Sequence[Samples]) -> Timing:
+    """The calls of one function in one or several processes; every call counts alike."""
+    values = [seconds for part in parts for seconds in part.counted]
+    medians = tuple(statistics.median(part.counted) for part in parts)
+    return Timing(
+        statistics.median(values),
+        *_quartiles(values),
+        len(values),
+        parts[0].first,
+        min(values),
+        medians,
+    )
 
 
 def interleaved(
@@ -43,6 +74,18 @@ def interleaved(
     seconds: float,
     advance: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
+    """What :func:`sampled` finds, summed up."""
+    return {
+        name: summary([samples]) for name, samples in sampled(calls, runs, seconds, advance).items()
+    }
+
+
+def sampled(
+    calls: Mapping[str, Callable[[], Any]],
+    runs: int,
+    seconds: float,
+    advance: Callable[[float], None] = lambda share: None,
+) -> dict[str, Samples]:
     """Time every call once in each round, so that a slow moment of the machine meets all.
 
     A slow call takes part in fewer rounds, evenly spread. Every round begins with another call, so
@@ -54,6 +97,8 @@ def interleaved(
         seconds: what all timed calls of one function may take; at least one is made.
         advance: told the share of the work that is done, after each call.
     """
+    if not calls:
+        return {}
     first = {}
     for number, (name, call) in enumerate(calls.items(), start=1):
         first[name] = _timed(call)
@@ -68,10 +113,7 @@ def interleaved(
             if (number + 1) * n // runs > number * n // runs:
                 taken[name].append(_timed(calls[name]))
         advance((number + 2) / (runs + 1))
-    return {
-        name: Timing(statistics.median(s), *_quartiles(s), len(s), first[name])
-        for name, s in taken.items()
-    }
+    return {name: Samples(first[name], tuple(counted)) for name, counted in taken.items()}
 
 
 def _timed(call: Callable[[], Any]) -> float:

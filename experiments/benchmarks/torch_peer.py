@@ -1,13 +1,14 @@
-"""The dense peers on PyTorch: a convolution, and a ResNet's training step.
+"""The dense peers on PyTorch: a convolution, a ResNet's training step, its inference.
 
 Importing this module imports PyTorch, which bandjax and its tests do without.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.benchmarks.candidates import Arrays, Candidate, moved, restored
+from experiments.benchmarks.examples import ONNX_FILE
 from experiments.benchmarks.workloads import Layer, Network
 from experiments.settings.errors import UserError
 
@@ -45,7 +47,7 @@ def prepare(device: str, precision: str) -> torch.device:
 def dense(
     layer: Layer, arrays: Arrays, direction: str, device: torch.device
 ) -> Iterator[Candidate]:
-    """``conv1d``, ``conv2d`` or ``conv3d`` in both memory formats.
+    """``conv1d``, ``conv2d`` or ``conv3d`` in both memory formats; of bfloat16 maps by autocast.
 
     Raises:
       UserError: a transposed layer, which they do not have.
@@ -72,7 +74,7 @@ def dense(
         if rank not in formats:
             continue
         x, kernel, ct = (
-            torch.from_numpy(a).to(device).contiguous(memory_format=formats[rank])
+            _tensor(a, device).contiguous(memory_format=formats[rank])
             for a in moved(arrays, "first")
         )
         yield Candidate(
@@ -81,9 +83,20 @@ def dense(
             None,
             call=_call(convolve, x, kernel, ct, direction),
             results=lambda done: restored(
-                tuple(t.detach().cpu().contiguous().numpy() for t in done), "first"
+                tuple(t.detach().float().cpu().contiguous().numpy() for t in done), "first"
             ),
         )
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """PyTorch takes no NumPy array of bfloat16."""
+    exact = torch.from_numpy(array.astype(np.float32)).to(device)
+    return exact if array.dtype == np.float32 else exact.to(torch.bfloat16)
+
+
+def _mixed(device: torch.device, enabled: bool) -> torch.autocast:
+    """Within it products and convolutions are in bfloat16, if enabled."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def _call(
@@ -94,15 +107,17 @@ def _call(
     direction: str,
 ) -> Callable[[], tuple[torch.Tensor, ...]]:
     """A call that computes the output, and with ``train`` the gradients, and waits for them."""
+    mixed = x.dtype == torch.bfloat16
 
     def forward() -> tuple[torch.Tensor, ...]:
-        with torch.inference_mode():
+        with torch.inference_mode(), _mixed(x.device, mixed):
             y = convolve(x, kernel)
         _wait(x.device)
         return (y,)
 
     def train() -> tuple[torch.Tensor, ...]:
-        y = convolve(x, kernel)
+        with _mixed(x.device, mixed):
+            y = convolve(x, kernel)
         gradients = torch.autograd.grad(y, (x, kernel), ct)
         _wait(x.device)
         return y, *gradients
@@ -127,6 +142,7 @@ class ResNet(nn.Module):
         channels, widths = network.image[-1], network.widths
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
+        self.pool = nn.MaxPool2d(3, 2, padding=1) if network.stem_pool else nn.Identity()
         self.blocks = nn.Sequential()
         inputs = widths[0]
         for stage, (width, count) in enumerate(zip(widths, network.blocks, strict=True)):
@@ -137,7 +153,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(inputs, network.classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = functional.relu(self.norm(self.stem(x)))
+        x = self.pool(functional.relu(self.norm(self.stem(x))))
         return self.head(self.blocks(x).mean((2, 3)))
 
 
@@ -162,39 +178,96 @@ class BasicBlock(nn.Module):
         return functional.relu(y + self.shortcut(x))
 
 
-def steps(
+def networks(
     network: Network,
+    direction: str,
     images: np.ndarray,
     labels: np.ndarray,
     learning_rate: float,
     momentum: float,
     device: torch.device,
+    precision: str,
 ) -> Iterator[Candidate]:
-    """A training step in both memory formats. ``images`` are channels last."""
+    """A training step, or inference, in both memory formats. ``images`` are channels last.
+
+    In bfloat16 by autocast; for inference also of parameters and statistics in bfloat16, which
+    spares their casts.
+    """
+    mixed = precision == "bf16"
     for name, formats in FORMATS.items():
-        model = ResNet(network).to(device, memory_format=formats[2])
-        optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum)
+        model = initial(network).to(device, memory_format=formats[2])
         x = torch.from_numpy(np.moveaxis(images, -1, 1)).to(device)
         x = x.contiguous(memory_format=formats[2])
-        y = torch.from_numpy(labels).to(device, torch.int64)
-        yield Candidate(
-            f"torch {name}",
-            "torch",
-            None,
-            call=_step(model, optimizer, x, y),
-            results=lambda loss: (loss.detach().cpu().numpy(),),
-        )
+        if direction == "train":
+            optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum)
+            y = torch.from_numpy(labels).to(device, torch.int64)
+            calls = {f"torch {name}": _step(model, optimizer, x, y, mixed)}
+        else:
+            calls = {f"torch {name}": _inference(model, x, mixed)}
+            if mixed:
+                rounded = copy.deepcopy(model).to(torch.bfloat16)
+                calls[f"torch {name}, bf16 parameters"] = _inference(rounded, x, False)
+        for each, call in calls.items():
+            yield Candidate(
+                each,
+                "torch",
+                None,
+                call=call,
+                results=lambda done: (done.detach().float().cpu().numpy(),),
+            )
+
+
+def initial(network: Network) -> ResNet:
+    """The network with parameters that are the same in every process."""
+    torch.manual_seed(0)
+    return ResNet(network)
+
+
+def export(network: Network, folder: Path) -> None:
+    """Writes the network for inference as an ONNX file, with a batch of fixed size.
+
+    Raises:
+        UserError: this PyTorch does not export it.
+    """
+    height, width, channels = network.image
+    example = torch.zeros((network.batch, channels, height, width))
+    model = initial(network).eval()
+    try:
+        # The newer exporter needs a package more and gives the same operations.
+        torch.onnx.export(model, (example,), folder / ONNX_FILE, input_names=["x"], dynamo=False)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"PyTorch's export: {' '.join(str(error).split())}") from error
 
 
 def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
-) -> Callable[[], Any]:
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    mixed: bool,
+) -> Callable[[], torch.Tensor]:
+    """A call that takes the next training step and returns its loss."""
+
     def call() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(model(x), y)
+        with _mixed(x.device, mixed):
+            loss = functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         _wait(x.device)
         return loss
+
+    return call
+
+
+def _inference(model: nn.Module, x: torch.Tensor, mixed: bool) -> Callable[[], torch.Tensor]:
+    model.eval()
+    kind = next(model.parameters()).dtype
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode(), _mixed(x.device, mixed):
+            y = model(x.to(kind))
+        _wait(x.device)
+        return y
 
     return call

@@ -1,10 +1,10 @@
-"""What is timed: convolutions of well-known networks, and one whole training step."""
+"""What is timed: convolutions of well-known networks, training steps, inference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import bandjax
@@ -13,6 +13,8 @@ from experiments.settings.errors import UserError
 
 LAYER_PEERS = ("lax", "torch", "fft", "fft-pow2")
 NETWORK_PEERS = ("flax", "torch")
+INFERENCE_PEERS = (*NETWORK_PEERS, "onnxruntime", "openvino")
+DIRECTIONS = ("train", "forward")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Layer:
         bands: to time, as :func:`experiments.settings.bands.parse_band` reads them.
         peers: to time, unless others are asked for.
         without: why the other peers are not timed by themselves.
+        directions: in which it is timed, ``train`` (output and both gradients) and ``forward``.
     """
 
     name: str
@@ -50,6 +53,17 @@ class Layer:
     bands: tuple[str, ...] = ("none", "compression=0.5", "compression=0.75")
     peers: tuple[str, ...] = LAYER_PEERS
     without: str = ""
+    directions: tuple[str, ...] = DIRECTIONS
+
+    @property
+    def known_peers(self) -> tuple[str, ...]:
+        """All that can compute it."""
+        return LAYER_PEERS
+
+    @property
+    def points(self) -> int:
+        """Points of all maps of the input: its size without the channels."""
+        return self.batch * math.prod(self.size)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -111,7 +125,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A training step of a ResNet with SGD and momentum.
+    """A ResNet: a training step with SGD and momentum, or inference.
 
     Attributes:
         name, group, batch, bands, peers, without: as in :class:`Layer`.
@@ -119,6 +133,8 @@ class Network:
         classes: number of outputs.
         widths: channels of each stage.
         blocks: basic blocks of each stage.
+        stem_pool: whether a max pooling of stride 2 follows the stem.
+        directions: ``train`` (a step) or ``forward`` (logits, by running statistics), or both.
     """
 
     name: str
@@ -128,17 +144,47 @@ class Network:
     classes: int = 10
     widths: tuple[int, ...] = (64, 128, 256, 512)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
-    bands: tuple[str, ...] = ("compression=0.5", "compression=0.75")
+    stem_pool: bool = False
+    bands: tuple[str, ...] = ("none", "compression=0.5", "compression=0.75")
     peers: tuple[str, ...] = NETWORK_PEERS
     without: str = ""
+    directions: tuple[str, ...] = ("train",)
+
+    @property
+    def known_peers(self) -> tuple[str, ...]:
+        """All that can compute it."""
+        return NETWORK_PEERS if "train" in self.directions else INFERENCE_PEERS
 
     def about(self) -> str:
         """One line for a person."""
         image = "×".join(map(str, self.image))
-        return f"a whole training step, SGD with momentum, on {image}, batch {self.batch}"
+        what = (
+            "a whole training step, SGD with momentum" if "train" in self.directions else "logits"
+        )
+        return f"{what}, on {image}, batch {self.batch}"
 
 
 Workload: TypeAlias = Layer | Network
+
+
+def what(workload: Workload, direction: str) -> str:
+    """What a call computes, for titles."""
+    if isinstance(workload, Layer):
+        return "y, dx and dw" if direction == "train" else "y alone"
+    return "a step" if direction == "train" else "logits"
+
+
+def as_record(workload: Workload) -> dict[str, Any]:
+    """A workload for JSON."""
+    kind = type(workload).__name__
+    return {"kind": kind, **{f.name: getattr(workload, f.name) for f in fields(workload)}}
+
+
+def from_record(record: dict[str, Any]) -> Workload:
+    """The workload that :func:`as_record` was given."""
+    kinds: dict[str, type[Workload]] = {"Layer": Layer, "Network": Network}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "kind"}
+    return kinds[record["kind"]](**values)
 
 
 def _stages(group: str, suffix: str, batch: int) -> list[Workload]:
@@ -201,6 +247,33 @@ def _users() -> list[Workload]:
     ]
 
 
+def _scaling() -> list[Workload]:
+    """Maps and volumes from small to large, so many at once that all have as many points."""
+    common: dict[str, Any] = {
+        "peers": ("lax", "torch", "fft"),
+        "without": "the other composition shows how jnp.fft scales",
+        "directions": ("train",),
+    }
+    layers = []
+    for rank, channels, sizes in (
+        (2, 32, (8, 16, 32, 64, 128, 256, 512)),
+        (3, 16, (16, 24, 32, 48, 64, 96)),
+    ):
+        for s in sizes:
+            batch = max(1, round(SCALING_POINTS / s**rank))
+            shape = ((s,) * rank, (3,) * rank, channels, channels)
+            layers.append(Layer(f"scale{rank}d-{s}", SCALING, batch, *shape, **common))
+    return layers
+
+
+def _inference() -> list[Workload]:
+    bands = ("none", "compression=0.5", "compression=0.75", "compression=0.85")
+    common: dict[str, Any] = {"bands": bands, "peers": INFERENCE_PEERS, "directions": ("forward",)}
+    return [Network(f"infer{batch}", "inference", batch, **common) for batch in (32, 1)]
+
+
+SCALING = "scaling"
+SCALING_POINTS = 2**18  # of each batch
 _FNO = Layer(
     "fno",
     "fno",
@@ -225,6 +298,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Layer("volume", "volume", 4, (32, 32, 32), (3, 3, 3), 32, 32),
     _FNO,
     Network("resnet18", "resnet18", 128),
+    Network("resnet18-pool", "resnet18-pool", 128, stem_pool=True),
+    *_inference(),
+    *_scaling(),
 )
 
 GROUPS = {
@@ -238,6 +314,9 @@ GROUPS = {
     "volume": "a three-dimensional layer",
     "fno": "a periodic layer as in a Fourier neural operator: a kernel of its map's size, 12 modes",
     "resnet18": "a whole training step of ResNet-18 (3×3 stem, no max pooling)",
+    "resnet18-pool": "the same with max pooling after the stem: maps of 16×16 to 2×2",
+    "inference": "ResNet-18's logits (3×3 stem, no max pooling), batch 32 and batch 1",
+    "scaling": "time a point against the size of the map, in a picture of its own",
 }
 
 

@@ -44,6 +44,10 @@ def bound(kind, value, workloads=targets.STAGES, **fields):
         (bound("memory", 0.4, ("stage1",)), 0.5, "fail"),
         (bound("error", 1e-5, ("stage1",)), 3e-6, "pass"),
         (bound("error", 1e-6, ("stage1",)), 3e-6, "fail"),
+        (bound("growth", 2.0, ("stage1", "stage2", "stage3")), 2.0, "pass"),
+        (bound("growth", 1.9, ("stage1", "stage2", "stage3")), 2.0, "fail"),
+        (bound("growth", 9.0), None, "not measured"),
+        (bound("each", 1.0, precision="bf16"), None, "not measured"),
         (bound("each", 1.0, peer="torch"), None, "not measured"),
         (bound("each", 1.0, band="none"), None, "not measured"),
         (bound("each", 1.0, device="gpu"), None, "not measured"),
@@ -54,16 +58,21 @@ def bound(kind, value, workloads=targets.STAGES, **fields):
     ],
 )
 def test_verdicts(target, figure, status):
+    def ours(seconds):
+        name = "bandjax compression=0.5"
+        known = {"seconds": {"median": seconds}, "temp_bytes": 50, "error": 3e-6}
+        return {"name": name, "side": "bandjax", **known}
+
     candidates = [
-        {"name": "bandjax compression=0.5", "side": "bandjax", "temp_bytes": 50, "error": 3e-6},
+        ours(3.0),
         {"name": "lax NHWC", "side": "lax", "temp_bytes": 100, "error": 1.0},
         {"name": "lax NCHW", "side": "lax", "temp_bytes": 200, "error": 1.0},
     ]
     rows = [
         synthetic("stage1", ratios={"lax": 1.0}),  # superseded by the next
-        synthetic("stage1", ratios={"lax": 4.0}, candidates=candidates),
-        synthetic("stage2", ratios={"lax": 8.0}),
-        synthetic("stage3", ratios={"lax": 4.0}),
+        synthetic("stage1", ratios={"lax": 4.0}, candidates=candidates, points=10),
+        synthetic("stage2", ratios={"lax": 8.0}, candidates=[ours(12.0)], points=20),
+        synthetic("stage3", ratios={"lax": 4.0}, candidates=[ours(2.0)], points=10),
         synthetic("stage4", ratios={"lax": 8.0}),
         synthetic("stage4", ratios={"lax": 0.1}, batch=2),  # not the bound's batch size
     ]
@@ -92,6 +101,8 @@ def test_targets_name_what_exists():
             assert target.band in workload.bands
             if target.kind in ("mean", "each", "time"):
                 assert target.peer in workload.peers
+            if target.kind != "error":
+                assert set(target.directions) <= set(workload.directions)
     texts = [t.text for t in targets.TARGETS]
     assert len(set(texts)) == len(texts)
 
@@ -137,7 +148,8 @@ def test_picture_of_every_kind_of_row(tmp_path):
 
 def test_geometric_means_are_over_a_group_in_one_direction():
     def row(name, direction, ratio):
-        key = {"group": "g", "batch": 2, "direction": direction, "precision": "float32"}
+        key = {"group": "g", "batch": 2, "direction": direction, "what": "y"}
+        key["precision"] = "float32"
         return {**key, "workload": name, "ratios": {"bandjax none": {"lax": ratio}}}
 
     rows = [row("a", "train", 2.0), row("b", "train", 8.0), row("a", "forward", 5.0)]

@@ -16,8 +16,9 @@ from flax import nnx
 
 import bandjax
 from experiments.benchmarks import layers, network, oracle
-from experiments.benchmarks.candidates import DIRECTIONS, layer_call, random_arrays
-from experiments.benchmarks.workloads import WORKLOADS, Layer, Network
+from experiments.benchmarks.candidates import in_precision, layer_call, random_arrays
+from experiments.benchmarks.examples import random_examples
+from experiments.benchmarks.workloads import DIRECTIONS, WORKLOADS, Layer, Network
 from experiments.settings.bands import parse_band
 from experiments.settings.compiler import quick_jit
 
@@ -35,7 +36,8 @@ LAYERS = {
     ),
 }
 FIRST = ("2d",)  # This alone runs by default.
-SMALL_NETWORK = Network("net", "test", 4, image=(8, 8, 3), widths=(4, 8), blocks=(1, 2))
+HALF = ("compression=0.5",)
+SMALL_NETWORK = Network("net", "test", 4, (8, 8, 3), widths=(4, 8), blocks=(1, 2), bands=HALF)
 
 
 def results(candidate):
@@ -144,12 +146,33 @@ def test_convolutions_of_torch(name, direction):
     assert torch.get_num_threads() >= 1
 
 
-def test_network_of_torch_is_that_of_flax():
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_half_precision_of_torch_is_that_of_lax(direction):
+    pytest.importorskip("torch")
+    from experiments.benchmarks import torch_peer
+
+    layer = LAYERS["2d"]
+    arrays = in_precision(random_arrays(layer), "bf16")
+    expected = oracle.reference(arrays, layer.geometry())
+    device = torch_peer.prepare("cpu", "bf16")
+    found = list(torch_peer.dense(layer, arrays, direction, device))
+    found += layers.dense(layer, arrays, direction, None)
+    assert len(found) == 4
+    for candidate in found:
+        types = [str(a.dtype).removeprefix("torch.") for a in candidate.call()]
+        assert types == ["bfloat16", "bfloat16", "float32"][: len(types)]
+        # oneDNN sums some of the kernel's gradient in bfloat16.
+        assert 1e-4 < oracle.relative_error(results(candidate), expected) < 3e-2
+
+
+@pytest.mark.parametrize("stem_pool", [False, True])
+def test_network_of_torch_is_that_of_flax(stem_pool):
     torch = pytest.importorskip("torch")
     from experiments.benchmarks import torch_peer
 
-    model = network.model_of(SMALL_NETWORK, None, convolution=nnx.Conv)
-    twin = torch_peer.ResNet(SMALL_NETWORK)
+    workload = dataclasses.replace(SMALL_NETWORK, stem_pool=stem_pool)
+    model = network.model_of(workload, None, convolution=nnx.Conv)
+    twin = torch_peer.ResNet(workload)
     flax_parameters = jax.tree.leaves(nnx.state(model, nnx.Param))
     torch_parameters = list(twin.parameters())
     assert sum(a.size for a in flax_parameters) == sum(p.numel() for p in torch_parameters)
@@ -170,7 +193,7 @@ def test_network_of_torch_is_that_of_flax():
         copy(ours.conv2, theirs.conv2)
         if ours.shortcut is not None:
             copy(ours.shortcut, theirs.shortcut[0])
-    images, _ = network.random_examples(SMALL_NETWORK)
+    images, _ = random_examples(workload)
     channels_first = torch.from_numpy(np.moveaxis(images, -1, 1).copy())
     expected = np.asarray(model(images))
     np.testing.assert_allclose(twin(channels_first).detach().numpy(), expected, atol=1e-5)
@@ -178,7 +201,9 @@ def test_network_of_torch_is_that_of_flax():
 
 @pytest.mark.full
 def test_steps_train_and_differ_by_their_convolutions():
-    found = list(network.steps(SMALL_NETWORK, None, ["auto"], ["auto"], with_dense=True))
+    same = ("train", "float32", "cpu")
+    found = [network.dense(SMALL_NETWORK, *same)]
+    found += network.band_limited(SMALL_NETWORK, *same, ["auto"], ["auto"])
     names = ["flax dense", *(f"bandjax {band}" for band in SMALL_NETWORK.bands), network.REST]
     assert [c.name for c in found] == names
     assert all(c.temp_bytes > 0 for c in found)
@@ -187,10 +212,23 @@ def test_steps_train_and_differ_by_their_convolutions():
         assert curve[-1] < curve[0], name
     assert len({curve[0] for curve in losses.values()}) == len(names)
     exact = dataclasses.replace(SMALL_NETWORK, bands=("none",))
-    (ours, _) = network.steps(exact, None, ["auto"], ["auto"], with_dense=False)
+    (ours, _) = network.band_limited(exact, *same, ["auto"], ["auto"])
     np.testing.assert_allclose(
         [float(*results(ours)) for _ in range(3)], losses["flax dense"][:3], rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.full)])
+def test_inference_is_of_the_same_network(precision):
+    dense = network.dense(SMALL_NETWORK, "forward", precision, "cpu")
+    exact = dataclasses.replace(SMALL_NETWORK, bands=("none", *HALF))
+    ours = network.band_limited(exact, "forward", precision, "cpu", ["auto"], ["auto"])
+    (expected,) = results(dense)
+    assert expected.shape == (SMALL_NETWORK.batch, SMALL_NETWORK.classes)
+    (none,), (half,), _ = map(results, ours)
+    close = 1e-5 if precision == "float32" else 3e-2
+    np.testing.assert_allclose(none, expected, rtol=0, atol=close)
+    assert np.abs(half - expected).max() > 2 * close
 
 
 def test_resnet18_has_the_known_number_of_parameters():

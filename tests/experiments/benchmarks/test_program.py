@@ -9,16 +9,20 @@ import jax
 import pytest
 
 import bandjax
-from experiments.benchmarks import layers, measure, network, report, timing
+from experiments.benchmarks import layers, network, report, rows, sides, timing
 from experiments.benchmarks.__main__ import main
+from experiments.benchmarks.measure import Job, Plan, measure
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Layer, Network, select
 from experiments.settings.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 LAYER = Layer("2d", "test", 3, (7, 10), (3, 5), 4, 6, bands=("none", "compression=0.5"))
-SMALL_NETWORK = Network("net", "test", 4, image=(8, 8, 3), widths=(4, 8), blocks=(1, 2))
-SMALL_RUN = ["--workloads", "stage4", "--batch", "1", "--runs", "1", "--seconds", "0"]
+TIMING = {"median", "low", "high", "runs", "first", "best", "processes"}
+HALF = ("compression=0.5",)
+SMALL_NETWORK = Network("net", "test", 4, (8, 8, 3), widths=(4, 8), blocks=(1, 2), bands=HALF)
+SMALL_RUN = ["--workloads", "stage4", "--batch", "1", "--processes", "1", "--runs", "1"]
+SMALL_RUN += ["--seconds", "0"]
 
 
 def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
@@ -49,26 +53,6 @@ def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
     assert max(map(len, rounds.split("s"))) <= 3  # the slow one's calls are spread out
     assert shares == sorted(shares)
     assert shares[-1] == 1
-
-
-def test_ratio_is_to_the_fastest_variant_at_the_same_band():
-    def candidate(name, side, band=None):
-        return measure.Candidate(name, side, band, call=None, results=None)
-
-    candidates = [
-        candidate("bandjax none", "bandjax", "none"),
-        candidate("bandjax compression=0.5", "bandjax", "compression=0.5"),
-        candidate("lax NHWC", "lax"),
-        candidate("lax NCHW", "lax"),
-        candidate("fft", "fft", "compression=0.5"),
-        candidate(network.REST, "rest"),
-    ]
-    seconds = dict(zip([c.name for c in candidates], (4.0, 2.0, 6.0, 5.0, 8.0, 1.0), strict=True))
-    timings = {name: timing.Timing(s, s, s, 1, s) for name, s in seconds.items()}
-    assert measure.ratios(candidates, timings) == {
-        "bandjax none": {"lax": 1.25},
-        "bandjax compression=0.5": {"lax": 2.5, "fft": 4.0},
-    }
 
 
 @pytest.mark.full
@@ -108,13 +92,15 @@ def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
             "bandjax compression=0.5",
             "lax NHWC",
             "lax NCHW",
+            "lax NHWC, without YNN",
+            "lax NCHW, without YNN",
             "fft NHWC compression=0.5",
             "fft NCHW compression=0.5",
             "fft-pow2 NHWC compression=0.5",
             "fft-pow2 NCHW compression=0.5",
         ]
         for c in row["candidates"]:
-            assert set(c["seconds"]) == {"median", "low", "high", "runs", "first"}
+            assert set(c["seconds"]) == TIMING
             assert 0 < c["seconds"]["low"] <= c["seconds"]["median"] <= c["seconds"]["high"]
             assert c["seconds"]["runs"] == 1
             assert c["compile_seconds"] > 0
@@ -132,7 +118,7 @@ def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     assert "0 pass, 0 fail" in capsys.readouterr().out
 
 
-def test_a_peer_that_fails_when_it_is_called_is_left_out(monkeypatch):
+def test_a_peer_that_fails_when_it_is_called_is_left_out(tmp_path, monkeypatch):
     def fail():
         raise jax.errors.JaxRuntimeError("INTERNAL: this convolution\nfailed")
 
@@ -142,27 +128,28 @@ def test_a_peer_that_fails_when_it_is_called_is_left_out(monkeypatch):
 
     layers_dense = layers.dense
     monkeypatch.setattr(layers, "dense", dense)
-    plan = measure.Plan(peers=("lax",), runs=1, seconds=0, accuracy=True)
-    row = measure.measure(LAYER, "train", "float32", plan)
-    assert row["left_out"] == {"lax NHWC": "INTERNAL: this convolution failed"}
-    assert [c["name"] for c in row["candidates"] if c["side"] == "lax"] == ["lax NCHW"]
+    plan = Plan(runs=1, seconds=0, allocator="system", accuracy=True)
+    part = measure(Job(LAYER, "train", "float32", plan, sides.Side("lax"), tmp_path))
+    assert part["left_out"] == {"lax NHWC": "INTERNAL: this convolution failed"}
+    assert [c["name"] for c in part["candidates"]] == ["lax NCHW"]
+    row = rows.row_of(LAYER, "train", "float32", [part], {})
     assert "no lax NHWC: INTERNAL" in report.notes([row])[0]
 
 
 @pytest.mark.full
 def test_row_of_a_network(monkeypatch):
-    monkeypatch.setattr(measure, "torch_installed", lambda: False)
-    row = measure.measure(SMALL_NETWORK, "train", "float32", measure.Plan(runs=1, seconds=0))
-    assert row["left_out"] == {"torch": "PyTorch is not installed"}
+    monkeypatch.setattr(sides, "missing", lambda peer: peer == "torch" and "it is not there")
+    row = rows.measured(SMALL_NETWORK, "train", "float32", Plan(processes=1, runs=1, seconds=0))
+    assert row["left_out"] == {"torch": "it is not there"}
     assert set(row["ratios"]["bandjax compression=0.5"]) == {"flax"}
     assert 0 < row["bands"]["compression=0.5"]["compression"] < 1
     seconds = {c["name"]: c["seconds"]["median"] for c in row["candidates"]}
     absent, share = report.notes([row])
-    assert absent == "net, train: no torch: PyTorch is not installed"
+    assert absent == "net, train: no torch: it is not there"
     assert f"{seconds[network.REST] / seconds['flax dense']:.0%} of flax dense" in share
-    (times, gains) = report.tables([row], 1)
+    (times, gains) = report.tables([row], 1, 1)
     assert [c.header for c in times.columns] == ["", "net", "temporary\nmemory"]
-    assert gains.row_count == 4
+    assert gains.row_count == 2
     json.dumps(row)
 
 
@@ -195,12 +182,13 @@ def test_list_shows_every_workload(capsys):
         (["--bands"], "need at least one band"),
         (["--batch", "0"], "--batch must be >= 1, got 0"),
         (["--runs", "0"], "need --runs >= 1"),
+        (["--processes", "0"], "need --processes >= 1, got 0"),
         (["--seconds", "-1"], "--seconds >= 0"),
         (["--peers", "cudnn"], "--peers"),
         (["--methods"], "need at least one of --methods"),
         (["--precisions", "tf32"], "--precisions tf32 is for --device gpu"),
         (["--device", "gpu"], "--device gpu: JAX has no GPU, its backend is cpu"),
-        (["--workloads", "resnet18", "--directions", "forward"], "a network is trained"),
+        (["--workloads", "resnet18", "--directions", "forward"], "nothing to time: "),
         (["--strict"], "--strict goes with --check"),
         (["--unheard-of"], "--unheard-of"),
     ],
@@ -218,11 +206,11 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message
 
 def test_peer_or_kernel_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "experiments.benchmarks.__main__.torch_installed", lambda: False, raising=True
-    )
-    assert main(["--peers", "torch"]) == 2
-    assert "PyTorch is not installed: pip install torch" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(sides.importlib.util, "find_spec", lambda name: None)
+        assert main(["--peers", "torch"]) == 2
+    expected = "error: --peers torch: PyTorch is not installed: pip install 'bandjax[peers]'\n"
+    assert capsys.readouterr().err == expected
 
     def refuse(*args, implementation, **kwargs):
         raise RuntimeError(f"{implementation}: unavailable\n(no compiler at install)")
