@@ -228,12 +228,21 @@ html_theme_options = {
 }
 
 
+def _leave_out_what_python_says(
+    app: Any, kind: str, name: str, member: Any, skip: bool, options: Any
+) -> bool | None:
+    """The fields of a named tuple stand in its docstring, with words of their own."""
+    told = str(getattr(member, "__doc__", ""))
+    return True if told.startswith("Alias for field number") else None
+
+
 def setup(app: Any) -> None:
     """Registers what rewrites links, docstrings and looks."""
     app.connect("source-read", _lead_within_the_site)
     app.connect("doctree-read", _set_pictures)
     app.connect("doctree-read", _keep_columns_readable)
     app.connect("doctree-read", _keep_units_with_numbers)
+    app.connect("autodoc-skip-member", _leave_out_what_python_says)
     app.connect("autodoc-process-signature", _name_arrays_shortly)
     # Before napoleon.
     app.connect("autodoc-process-docstring", _take_the_text_below_an_assignment, priority=50)
