@@ -99,6 +99,7 @@ docs: $(VENV)/.docs  ## Build the site, run its notebooks, follow its links: bui
 # From the source archive, so that this is seen to be whole. Not on Linux the tag is right already.
 wheel: $(VENV)/.packagers  ## Build the source archive, and from it a wheel for package indexes: dist/.
 	rm -rf build/wheel dist
+	mkdir -p build
 	$(BIN)/pyproject-build --outdir build/wheel -C cmake.define.BANDJAX_KERNELS=all . >build/wheel.log 2>&1 \
 	  || { cat build/wheel.log; exit 1; }
 	mkdir -p dist && mv build/wheel/*.tar.gz dist
