@@ -138,14 +138,15 @@ def test_a_peer_that_fails_when_it_is_called_is_left_out(tmp_path, monkeypatch):
 
 @pytest.mark.full
 def test_row_of_a_network(monkeypatch):
-    monkeypatch.setattr(sides, "missing", lambda peer: peer == "torch" and "it is not there")
+    absent = {"torch": "it is not there"}
+    monkeypatch.setattr(sides, "missing", absent.get)
     row = rows.measured(SMALL_NETWORK, "train", "float32", Plan(processes=1, runs=1, seconds=0))
-    assert row["left_out"] == {"torch": "it is not there"}
+    assert row["left_out"] == absent
     assert set(row["ratios"]["bandjax compression=0.5"]) == {"flax"}
     assert 0 < row["bands"]["compression=0.5"]["compression"] < 1
     seconds = {c["name"]: c["seconds"]["median"] for c in row["candidates"]}
-    absent, share = report.notes([row])
-    assert absent == "net, train: no torch: it is not there"
+    told, share = report.notes([row])
+    assert told == "net, train: no torch: it is not there"
     assert f"{seconds[network.REST] / seconds['flax dense']:.0%} of flax dense" in share
     (times, gains) = report.tables([row], 1, 1)
     assert [c.header for c in times.columns] == ["", "net", "temporary\nmemory"]
