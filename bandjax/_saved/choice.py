@@ -104,7 +104,7 @@ def signs(graph: Graph, kept: Iterable[int]) -> dict[int, int]:
             stored |= {*node.operands}
     relus: dict[int, int] = {}
     for node in graph.nodes:
-        if len(node.operands) <= 2 and len(node.results) == 1 and is_relu(node):
+        if is_relu(node):
             relus |= {o: node.results[0] for o in node.operands if isinstance(o, int)}
     found = {}
     for number in kept:

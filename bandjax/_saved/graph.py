@@ -213,10 +213,11 @@ def above_zero(node: Node) -> int | None:
 
 
 def is_relu(node: Node) -> bool:
-    """Whether an equation is ``max(x, 0)``, or calls what is that alone."""
+    """Whether an equation is ``max(x, 0)``, or calls a function of x that is that alone."""
     equation = node.equation
     while (body := _called(equation)) is not None:
-        if len(body.jaxpr.eqns) != 1 or body.jaxpr.outvars != body.jaxpr.eqns[0].outvars:
+        only = len(body.jaxpr.eqns) == len(equation.invars) == 1
+        if not only or body.jaxpr.outvars != body.jaxpr.eqns[0].outvars:
             return False
         equation = body.jaxpr.eqns[0]
     return _with_zero(equation, "max") is not None

@@ -90,6 +90,21 @@ def test_each_tensor_is_kept_once():
     assert saved(block, PARAMETERS, X, argnums=0).total > 5 * X.nbytes
 
 
+@jax.custom_jvp
+def first_of(a, b):
+    """The ReLU of one of two."""
+    return jax.lax.max(a, 0.0)
+
+
+@first_of.defjvp
+def first_of_jvp(primals, tangents):
+    return first_of(*primals), jnp.where(primals[0] > 0, tangents[0], 0.0)
+
+
+def of_both(y, other, w):
+    return convolve(jax.nn.relu(other), w) + convolve(first_of(y, other), w)
+
+
 @pytest.mark.parametrize(
     ("after", "comparisons"),
     [
@@ -101,9 +116,10 @@ def test_each_tensor_is_kept_once():
         (lambda y, w: jnp.where(y + 1 > 1, y, 0.1 * y), 1),
         (lambda y, w: jnp.where(y >= 0, y, 0.1 * y), 1),
         (lambda y, w: convolve(jnp.where(y > 1, y, 0.1), w), 1),
+        (lambda y, w: of_both(y, -y, w), 0),
         (lambda y, w: convolve(jax.nn.relu(y.astype(jnp.bfloat16)).astype(y.dtype), w), 1),
     ],
-    ids=["relu", "view", "direct", "where", "alone", "shifted", "ge", "threshold", "half"],
+    ids=["relu", "view", "direct", "where", "alone", "shifted", "ge", "threshold", "two", "half"],
 )
 def test_masks_are_the_signs_of_what_lies_in_memory(after, comparisons):
     """No comparison is made for them; at zero they are exact."""
