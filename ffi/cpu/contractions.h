@@ -3,6 +3,7 @@
 #define BANDJAX_FFI_CPU_CONTRACTIONS_H_
 
 #include "multiply.h"
+#include "narrow.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
@@ -12,8 +13,11 @@ void MultiplySum(const MultiplyArgs& args, Pool* pool) {
   const Multiplier<A, S> m(args);
   const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
   A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
+  const NarrowMultiplier<A, S> narrow(args);
   if (m.depthwise()) {
     m.template SpreadDepthwise<true>(pool, a, b, re, im);
+  } else if (narrow.pays()) {
+    narrow.template Spread<true>(pool, a, b, re, im);
   } else {
     m.template Spread<true>(pool, a, b, re, im);
   }
@@ -24,8 +28,11 @@ void InputProduct(const MultiplyArgs& args, Pool* pool) {
   const Multiplier<A, A> m(args);
   const A *a = static_cast<const A*>(args.y_re), *b = static_cast<const A*>(args.y_im);
   A *re = static_cast<A*>(args.x_re), *im = static_cast<A*>(args.x_im);
+  const NarrowMultiplier<A, A> narrow(args);
   if (m.depthwise()) {
     m.template SpreadDepthwise<false>(pool, a, b, re, im);
+  } else if (narrow.pays()) {
+    narrow.template Spread<false>(pool, a, b, re, im);
   } else {
     m.template Spread<false>(pool, a, b, re, im);
   }
@@ -34,8 +41,11 @@ void InputProduct(const MultiplyArgs& args, Pool* pool) {
 template <typename A, typename S>
 void FilterProduct(const MultiplyArgs& args, Pool* pool) {
   const Multiplier<A, S> m(args);
+  const NarrowMultiplier<A, S> narrow(args);
   if (m.depthwise()) {
     m.FilterProductDepthwise(pool);
+  } else if (narrow.pays()) {
+    narrow.FilterProduct(pool);
   } else {
     m.FilterProduct(pool);
   }

@@ -8,6 +8,29 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
+// The frequencies of one part of a split.
+struct Part {
+  int64_t u0_first, u0_last, u1_first, u1_last;
+  Part(const MultiplyArgs& args, const FilterSplit& split, int64_t part) {
+    const int64_t part0 = part % split.parts0, part1 = part / split.parts0;
+    u0_first = args.k0 * part0 / split.parts0, u0_last = args.k0 * (part0 + 1) / split.parts0;
+    u1_first = args.k1 * part1 / split.parts1, u1_last = args.k1 * (part1 + 1) / split.parts1;
+  }
+};
+
+// Conjugates, `rows` rows of so many columns, `step` apart.
+template <typename A>
+inline void CopyConjugate(int64_t rows, int64_t columns, int64_t step, const A* re, const A* im,
+                          A* twin_re, A* twin_im) {
+  for (int64_t at = 0; at < rows * step; at += step) {
+    for (int64_t v = 0; v < columns; v += kLanes<A>) {
+      const int64_t valid = columns - v;
+      StoreUpTo<A>(twin_re + at + v, LoadUpTo<A>(re + at + v, valid), valid);
+      StoreUpTo<A>(twin_im + at + v, -LoadUpTo<A>(im + at + v, valid), valid);
+    }
+  }
+}
+
 template <typename A>
 struct Filter {
   static constexpr int64_t kLane = kLanes<A>;
@@ -24,6 +47,16 @@ struct Filter {
   const A* inner_im = inner_re + args.k1 * args.t1;
   // One spatial axis: the taps themselves stand in the place of their inner sums.
   const bool real = args.k1 == 1 && args.t1 == 1 && *inner_im == 0;
+
+  int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
+
+  // Enough parts of the frequencies for all threads, where there are `others` tasks for each, at the
+  // price of reading the taps once more for each part.
+  FilterSplit SplitSpread(const Pool* pool, int64_t others) const {
+    const int64_t wanted = CeilDiv(4 * pool->threads, others);
+    const int64_t parts1 = Min(args.k1, wanted);
+    return {parts1, Min(args.k0, CeilDiv(wanted, Max(parts1, 1)))};
+  }
 
   // The row frequencies of a column that are computed begin with the first one of `u0_last`, and
   // end here: the others are conjugates of those.
@@ -221,6 +254,21 @@ struct Filter {
         }
       }
     }
+  }
+
+  // The filter's gradient from those of the parts.
+  void SumChunks(Pool* pool, int64_t chunks, int64_t taps) const {
+    constexpr int64_t kPiece = 4096;
+    const A* partial = static_cast<const A*>(args.partial);
+    A* result = static_cast<A*>(args.taps);
+    ParallelFor(pool, CeilDiv(taps, kPiece), [&](int64_t task) {
+      const int64_t end = Min(taps, (task + 1) * kPiece);
+      for (int64_t at = task * kPiece; at < end; at += kLane) {
+        Vec<A> sum = LoadUpTo<A>(partial + at, end - at);
+        for (int64_t i = 1; i < chunks; ++i) sum += LoadUpTo<A>(partial + i * taps + at, end - at);
+        StoreUpTo<A>(result + at, sum, end - at);
+      }
+    });
   }
 };
 

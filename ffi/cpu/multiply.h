@@ -18,16 +18,6 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-// The frequencies of one part of a split.
-struct Part {
-  int64_t u0_first, u0_last, u1_first, u1_last;
-  Part(const MultiplyArgs& args, const FilterSplit& split, int64_t part) {
-    const int64_t part0 = part % split.parts0, part1 = part / split.parts0;
-    u0_first = args.k0 * part0 / split.parts0, u0_last = args.k0 * (part0 + 1) / split.parts0;
-    u1_first = args.k1 * part1 / split.parts1, u1_last = args.k1 * (part1 + 1) / split.parts1;
-  }
-};
-
 template <typename A, typename S>
 struct Multiplier : Filter<A> {
   using Base = Filter<A>;
@@ -35,11 +25,10 @@ struct Multiplier : Filter<A> {
   using Base::Given, Base::GivenForward, Base::GivenPlane, Base::GivenTransposed, Base::StoreGiven;
   using Base::inner_re, Base::inner_im, Base::InnerForward, Base::InnerTransposed, Base::Outer;
   using Base::outer_re, Base::outer_im, Base::Computed, Base::Twin, Base::Tap;
-  using Base::SpreadInner, Base::SpreadOuter;
+  using Base::SpreadInner, Base::SpreadOuter, Base::Frequency, Base::SplitSpread, Base::SumChunks;
 
   explicit Multiplier(const MultiplyArgs& all) : Base{all} {}
 
-  int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
   // Y from X (kForward) or X from Y: left factor L, numbers in storage type L.
   template <bool kForward, typename L>
   void Spread(Pool* pool, const L* a, const L* b, A* re, A* im) const {
@@ -50,16 +39,11 @@ struct Multiplier : Filter<A> {
     const int64_t depth_fits = kBlockBytes / (2 * Max(args.t0, 1) * kPanel * sizeof(A));
     const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
     const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
-    // Enough tasks for all threads, at the price of reading the taps once more for each part.
-    const int64_t wanted = CeilDiv(4 * pool->threads, args.groups * panels);
-    const int64_t parts1 = Min(args.k1, wanted);
-    const int64_t parts0 = Min(args.k0, CeilDiv(wanted, Max(parts1, 1)));
-    ParallelFor(pool, args.groups * panels * parts1 * parts0, [&](int64_t task) {
-      const int64_t part0 = task % parts0, part1 = task / parts0 % parts1;
-      const int64_t panel_index = task / parts0 / parts1 % panels;
-      const int64_t group = task / parts0 / parts1 / panels;
-      const int64_t u0_first = args.k0 * part0 / parts0, u0_last = args.k0 * (part0 + 1) / parts0;
-      const int64_t u1_first = args.k1 * part1 / parts1, u1_last = args.k1 * (part1 + 1) / parts1;
+    const FilterSplit split = SplitSpread(pool, args.groups * panels);
+    ParallelFor(pool, args.groups * panels * split.parts(), [&](int64_t task) {
+      const Part part(args, split, task % split.parts());
+      const int64_t panel_index = task / split.parts() % panels;
+      const int64_t group = task / split.parts() / panels;
       const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, columns_all - column0);
       const int64_t width = PanelWidth<A>(columns);
       const int64_t padded = CeilDiv(depth_block, kLane) * kLane;
@@ -71,7 +55,7 @@ struct Multiplier : Filter<A> {
       A* left_scratch = arena.Take<A>(3 * args.n * padded);
       for (int64_t k = 0; k < depth_all; k += depth_block) {
         const int64_t depth = Min(depth_block, depth_all - k);
-        for (int64_t u1 = u1_first; u1 < u1_last; ++u1) {
+        for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
           if (!args.spectral()) {
             if constexpr (kForward) {
               InnerForward(u1, k, depth, group * out + column0, columns, p, width);
@@ -79,8 +63,8 @@ struct Multiplier : Filter<A> {
               InnerTransposed(u1, group * out + k, depth, column0, columns, p, width);
             }
           }
-          const int64_t u0_end = Computed(u1, u0_last);
-          for (int64_t u0 = u0_first; u0 < u0_end; ++u0) {
+          const int64_t u0_end = Computed(u1, part.u0_last);
+          for (int64_t u0 = part.u0_first; u0 < u0_end; ++u0) {
             if (!args.spectral()) {
               this->template Outer<kForward>(u0, depth, p, width, panel);
             } else if constexpr (kForward) {
@@ -102,24 +86,12 @@ struct Multiplier : Filter<A> {
                               columns, k > 0, ahead);
             if (Twin(u0, u1) != u0 && k + depth == depth_all) {
               const int64_t twin = to + (Frequency(Twin(u0, u1), u1) - Frequency(u0, u1)) * ld_out;
-              CopyConjugate(columns, ld_out, re + to, im + to, re + twin, im + twin);
+              CopyConjugate<A>(args.n, columns, ld_out, re + to, im + to, re + twin, im + twin);
             }
           }
         }
       }
     });
-  }
-
-  // `n` rows, `step` apart.
-  void CopyConjugate(int64_t columns, int64_t step, const A* re, const A* im, A* twin_re,
-                     A* twin_im) const {
-    for (int64_t at = 0; at < args.n * step; at += step) {
-      for (int64_t v = 0; v < columns; v += kLane) {
-        const int64_t valid = columns - v;
-        StoreUpTo<A>(twin_re + at + v, LoadUpTo<A>(re + at + v, valid), valid);
-        StoreUpTo<A>(twin_im + at + v, -LoadUpTo<A>(im + at + v, valid), valid);
-      }
-    }
   }
 
   void FilterProduct(Pool* pool) const {
@@ -197,20 +169,6 @@ struct Multiplier : Filter<A> {
       }
     });
     if (parts) SumChunks(pool, chunks, taps);
-  }
-
-  void SumChunks(Pool* pool, int64_t chunks, int64_t taps) const {
-    constexpr int64_t kPiece = 4096;
-    const A* partial = static_cast<const A*>(args.partial);
-    A* result = static_cast<A*>(args.taps);
-    ParallelFor(pool, CeilDiv(taps, kPiece), [&](int64_t task) {
-      const int64_t end = Min(taps, (task + 1) * kPiece);
-      for (int64_t at = task * kPiece; at < end; at += kLane) {
-        Vec<A> sum = LoadUpTo<A>(partial + at, end - at);
-        for (int64_t i = 1; i < chunks; ++i) sum += LoadUpTo<A>(partial + i * taps + at, end - at);
-        StoreUpTo<A>(result + at, sum, end - at);
-      }
-    });
   }
 
   // One input and one output channel a group: products of vectors along the channels.
