@@ -11,9 +11,9 @@ band and :class:`Target` alone:
   frequency kept it is the backend's own convolution.
 
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
-timings of layers of one to three axes with jax 0.10.2: those of :func:`dft` and :func:`fft` on two
-AVX-512 cores, those of the native kernels and of XLA's own convolution on two AVX2 cores; those of
-accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
+timings of layers of one to three axes with jax 0.10.2: those of :func:`dft`, :func:`fft`, and of
+native products of few examples on two AVX-512 cores, those of the other native kernels and of XLA's
+own convolution on two AVX2 cores, and of its maps of few channels on both; those of accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
 and transposed ones, on an H200 with jax 0.11.2.
 """
 
@@ -222,6 +222,8 @@ def _matrices(
 _NATIVE_MULTIPLY = 0.0124  # one multiply-add of a product, outputs in whole vectors
 _NATIVE_DEPTHWISE = 0.0035  # the same of a depthwise convolution
 _NATIVE_TAP = 0.54  # one tap in one coefficient of the filter's spectrum, in all three products
+_NATIVE_TAP_FEW = 0.15  # the same of few examples, whose kernels keep that coefficient in registers
+_FEW_EXAMPLES = 12
 _NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a whole
 _NATIVE_GIVEN = 4.0  # one coefficient of a spectrum that is given
 _NATIVE_TABLE = 0.004  # one multiply-add of a transform
@@ -242,7 +244,9 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
         products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
     else:
         lanes = pairs // outputs * geometry.groups * _whole_lanes(outputs // geometry.groups)
-        products = kept * lanes * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_TAP * sums)
+        few = batch <= _FEW_EXAMPLES and len(geometry.axes) > 1
+        tap = _NATIVE_TAP_FEW if few else _NATIVE_TAP
+        products = kept * lanes * (9 * _NATIVE_MULTIPLY * batch + tap * sums)
     sides = [
         (inputs, [axis.size for axis in geometry.axes]),
         (outputs, [axis.out for axis in geometry.axes]),
@@ -272,6 +276,7 @@ def _whole_lanes(channels: int) -> int:
 _DENSE_MULTIPLY = 0.015  # of one and two axes, with many channels
 _DENSE_MULTIPLY_3D = 0.022
 _DENSE_FEW_IN, _DENSE_FEW_OUT, _DENSE_GROUP = 3, 12, 96  # channels, of which it then does double
+_DENSE_PARTLY, _DENSE_PARTLY_MOST = 400, 1.6  # for tiles of output channels, filled in part
 _DENSE_SMALL_MAP = 20  # how much slower it is on a map smaller than the kernel
 
 
@@ -294,7 +299,9 @@ def _dense_rate(geometry: ConvGeometry) -> float:
     if geometry.groups > 1:
         rate *= max(1.0, _DENSE_GROUP / inputs)
     else:
-        rate *= (1 + _DENSE_FEW_IN / inputs) * (1 + _DENSE_FEW_OUT / outputs)
+        maps = len(geometry.axes) > 1 and all(axis.input_dilation == 1 for axis in geometry.axes)
+        partly = min(_DENSE_PARTLY / outputs**2, _DENSE_PARTLY_MOST) if maps else 0
+        rate *= (1 + _DENSE_FEW_IN / inputs) * (1 + _DENSE_FEW_OUT / outputs + partly)
     small = any(axis.size < axis.taps for axis in geometry.axes)
     return rate * (_DENSE_SMALL_MAP if small else 1)
 
