@@ -13,8 +13,9 @@ band and :class:`Target` alone:
 The estimates rank methods; they do not predict times. The constants of the CPU were fitted to
 timings of layers of one to three axes with jax 0.10.2: those of :func:`dft`, :func:`fft`, and of
 native products of few examples on two AVX-512 cores, those of the other native kernels and of XLA's
-own convolution on two AVX2 cores, and of its maps of few channels on both; those of accelerators to timings of ResNet-18's layers, and of grouped, three-dimensional
-and transposed ones, on an H200 with jax 0.11.2.
+own convolution on two AVX2 cores, and of its maps of few channels on both. Those of accelerators
+were fitted to timings of ResNet-18's layers, and of grouped, three-dimensional and transposed ones,
+on an H200 with jax 0.11.2.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 #define BANDJAX_FFI_CPU_CONTRACTIONS_H_
 
 #include "multiply.h"
-#include "narrow.h"
+#include "narrow_multiply.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {

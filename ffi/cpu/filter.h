@@ -50,8 +50,8 @@ struct Filter {
 
   int64_t Frequency(int64_t u0, int64_t u1) const { return (u0 * args.k1 + u1) * args.n; }
 
-  // Enough parts of the frequencies for all threads, where there are `others` tasks for each, at the
-  // price of reading the taps once more for each part.
+  // Enough parts of the frequencies for all threads, where there are `others` tasks for each, at
+  // the price of reading the taps once more for each part.
   FilterSplit SplitSpread(const Pool* pool, int64_t others) const {
     const int64_t wanted = CeilDiv(4 * pool->threads, others);
     const int64_t parts1 = Min(args.k1, wanted);

@@ -149,7 +149,8 @@ class Fuzz : public PackFuzz {
   void Products() {
     MultiplyArgs a{};
     a.k0 = Draw(1, 5), a.k1 = Draw(1, 5), a.n = Once(20) ? 0 : Draw(1, 14);
-    a.t0 = Once(8) ? Draw(4, 7) : Draw(1, 3), a.t1 = Draw(1, 4), a.groups = Once(3) ? Draw(2, 4) : 1;
+    a.t0 = Once(8) ? Draw(4, 7) : Draw(1, 3), a.t1 = Draw(1, 4),
+    a.groups = Once(3) ? Draw(2, 4) : 1;
     int64_t in = Draw(1, 12), out = Draw(1, 12);
     switch (Draw(0, 11)) {
       case 0:  // depthwise
