@@ -23,8 +23,8 @@ struct Narrow : Filter<A> {
   using Base::args, Base::kLane, Base::outer_re, Base::outer_im;
 
   static constexpr int kTileMost = BANDJAX_REGISTERS / 3;  // rows at once: 8 or 4
-  static constexpr int64_t kRows = 12;                     // a batch of few examples; in bandjax/_conv/cost.py too
-  static constexpr int64_t kStage = 8;                     // row frequencies worked on together
+  static constexpr int64_t kRows = 12;  // a batch of few examples; in bandjax/_conv/cost.py too
+  static constexpr int64_t kStage = 8;  // row frequencies worked on together
 
   // Rows of a left or right factor, `step` apart, at row frequencies that are `next` apart.
   template <typename L>
@@ -44,9 +44,7 @@ struct Narrow : Filter<A> {
   explicit Narrow(const MultiplyArgs& all) : Base{all} {}
 
   // Of what is no depthwise convolution.
-  bool pays() const {
-    return args.n <= kRows && !args.spectral() && !this->real;
-  }
+  bool pays() const { return args.n <= kRows && !args.spectral() && !this->real; }
 
   const int64_t planes = 2 * args.t0;
   const bool folded = Folded();
