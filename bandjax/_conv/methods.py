@@ -30,6 +30,7 @@ from bandjax._native import call as native_call
 from bandjax._native import product as native_product
 from bandjax._native import transform as native_transform
 from bandjax._spectra.partial_dft import PartialDFT, gather_periodic, scatter_periodic
+from bandjax._spectra.precision import matrix_unit_precision
 from bandjax._spectra.product import ProductSpec, multiply_sum
 from bandjax._spectra.transform import TransformSpec, from_spectrum, to_spectrum
 from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, compute_dtype
@@ -370,8 +371,14 @@ class NativeDft(Method):
             dft.centred, dtype, np.dtype(spectrum_dtype), self.precision
         )
 
-    @property
-    def _product(self) -> native_product.NativeProductSpec:
+    def _half(self, dtype: Any) -> bool:
+        """Whether products of arrays of a type are those of bfloat16 spectra."""
+        # A GPU's kernels have spectra of products in float32 alone.
+        if dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
+            return False
+        return matrix_unit_precision(self.precision, dtype) == "bf16"
+
+    def _product(self, dtype: Any) -> native_product.NativeProductSpec:
         spectral = self.filter_domain == "spectral"
         outputs = self.output_dft.points
         shift = tuple(
@@ -380,13 +387,17 @@ class NativeDft(Method):
         )
         dft = self.dft((range(1),) * len(shift)) if spectral else self.kernel_dft
         dft = dataclasses.replace(dft, shift=shift)
-        return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision, spectral)
+        return native_product.NativeProductSpec(
+            dft, self.geometry.groups, self.precision, spectral, self._half(dtype)
+        )
 
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""
         dtype = compute_dtype(x.dtype)
-        if self.residual_dtype == jnp.bfloat16 and not self.geometry.keeps_input:
-            dtype = dtype if dtype == jnp.float64 else self.residual_dtype
+        if self.residual_dtype == jnp.bfloat16 and dtype != jnp.float64:
+            # An input that is kept is transformed anew.
+            if not self.geometry.keeps_input or self._half(x.dtype):
+                dtype = self.residual_dtype
         return native_transform.analysis(self._transform(self.input_dft, x.dtype, dtype), x)
 
     def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
@@ -398,8 +409,9 @@ class NativeDft(Method):
         self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
-        spectrum = native_product.multiply_sum(self._product, self.spectrum(residual), kernel)
-        spec = self._transform(self.output_dft, jnp.dtype(dtype), kernel.dtype)
+        product = self._product(dtype)
+        spectrum = native_product.multiply_sum(product, self.spectrum(residual), kernel)
+        spec = self._transform(self.output_dft, jnp.dtype(dtype), spectrum[0].dtype)
         return native_transform.synthesis(spec, spectrum)
 
     def gradients(
@@ -410,13 +422,17 @@ class NativeDft(Method):
         ct: Float[Array, "N *spatial_out O"],
         level: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
-        """Step by step, so that no gradient is rounded to the type of the residual."""
-        spectrum = self.spectrum(residual)
-        spec = self._transform(self.output_dft, ct.dtype, kernel.dtype)
+        """Step by step, so that no gradient is rounded to the type of the residual.
+
+        But to that of the arrays, where they have it too.
+        """
+        spectrum, product = self.spectrum(residual), self._product(ct.dtype)
+        stored = product.result_dtype(kernel.dtype, *spectrum)
+        spec = self._transform(self.output_dft, ct.dtype, stored)
         # The cotangent is cut, and with it both products.
         ct_output = self.cut(native_transform.analysis(spec, ct), level)
-        ct_kernel = native_product.filter_product(self._product, spectrum, ct_output)
-        ct_spectrum = native_product.input_product(self._product, ct_output, kernel)
+        ct_kernel = native_product.filter_product(product, spectrum, ct_output)
+        ct_spectrum = native_product.input_product(product, ct_output, kernel)
         return self.analyse_transposed(ct_spectrum, ct), ct_kernel
 
 

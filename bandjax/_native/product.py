@@ -27,6 +27,7 @@ from bandjax._spectra.types import (
     OutputSpectrum,
     Precision,
     Spectrum,
+    compute_dtype,
 )
 from bandjax._tables import tables
 
@@ -58,12 +59,15 @@ class NativeProductSpec:
       groups: feature groups.
       precision: of the products.
       spectral: whether the filter is its spectrum, ``(2, *box, C / groups, O)``, in place of taps.
+      half: whether products of bfloat16 spectra are bfloat16 spectra. The CPU's kernels then round
+        the filter's to that too, where the processor multiplies such numbers; sums are of float32.
     """
 
     dft: PartialDFT
     groups: int
     precision: Precision = None
     spectral: bool = False
+    half: bool = False
 
     def boxed(self, part: jax.Array) -> jax.Array:
         """``(k0, k1, N, C)`` to ``(*box, N, C)``."""
@@ -73,6 +77,16 @@ class NativeProductSpec:
     def product(self) -> ProductSpec:
         """The multiply-sum of spectra, by XLA."""
         return ProductSpec(self.groups, self.precision)
+
+    def result_dtype(self, dtype: Any, *parts: jax.Array) -> np.dtype[Any]:
+        """The type of a product's spectrum.
+
+        Args:
+          dtype: in which it is computed.
+          *parts: the spectra of its operands.
+        """
+        half = self.half and all(part.dtype == jnp.bfloat16 for part in parts)
+        return jnp.dtype(jnp.bfloat16 if half else dtype)
 
     def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         """Those of the kernel on a platform, for a first operand of ``dtype``."""
@@ -145,13 +159,16 @@ def _turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax
 
 
 @functools.lru_cache(maxsize=1024)
-def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]) -> Operation:
+def _product_operation(
+    which: str, spec: NativeProductSpec, dtype: np.dtype[Any], stored: np.dtype[Any]
+) -> Operation:
     """One of the three contractions: the kernel, its XLA fallback, and their rules.
 
     Args:
       which: "multiply_sum", "input_product" or "filter_product".
       spec: all that is static.
-      dtype: of the taps and of the results.
+      dtype: of the taps, and in which to compute.
+      stored: of a spectrum that results.
     """
     product = spec.product
     einsum = functools.partial(jnp.einsum, precision=spec.precision)
@@ -167,16 +184,18 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
 
     def multiply_sum_fallback(re: jax.Array, im: jax.Array, *filters: jax.Array) -> Arrays:
         x, w = (re.astype(dtype), im.astype(dtype)), filter_spectrum(*filters)
-        return complex_product(product, "ngc,cgo->ngo", x, w, conjugate=True)
+        y_re, y_im = complex_product(product, "ngc,cgo->ngo", x, w, conjugate=True)
+        return y_re.astype(stored), y_im.astype(stored)
 
     def input_product_fallback(re: jax.Array, im: jax.Array, *filters: jax.Array) -> Arrays:
-        w = filter_spectrum(*filters)
-        return complex_product(product, "ngo,cgo->ngc", (re, im), w, conjugate=False)
+        y, w = (re.astype(dtype), im.astype(dtype)), filter_spectrum(*filters)
+        x_re, x_im = complex_product(product, "ngo,cgo->ngc", y, w, conjugate=False)
+        return x_re.astype(stored), x_im.astype(stored)
 
     def filter_product_fallback(*args: jax.Array) -> Arrays:
         x_re, x_im, y_re, y_im, outer, inner = args
-        x = x_re.astype(dtype), x_im.astype(dtype)
-        re, im = complex_product(product, "ngc,ngo->cgo", x, (y_re, y_im), conjugate=True)
+        x, y = (x_re.astype(dtype), x_im.astype(dtype)), (y_re.astype(dtype), y_im.astype(dtype))
+        re, im = complex_product(product, "ngc,ngo->cgo", x, y, conjugate=True)
         if spec.spectral:
             return (jnp.concatenate([re, im]),)
         (re0, im0), (re1, im1) = outer, inner
@@ -185,7 +204,7 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
         return (einsum("vt,vsco->stco", re1, re) + einsum("vt,vsco->stco", im1, im),)
 
     def spectrum_like(re: jax.Array, channels: int) -> Any:
-        part = jax.ShapeDtypeStruct((*re.shape[:3], channels), dtype)
+        part = jax.ShapeDtypeStruct((*re.shape[:3], channels), stored)
         return part, part
 
     def output_types(platform: str, re: jax.Array, im: Any, w: jax.Array, *_: Any) -> Any:
@@ -217,7 +236,7 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
         rule.format(c="c" if spec.groups == 1 else "i", w="a b" if spec.spectral else "s t"),
         shared=shared,
         summed=[name for name in summed if name in shared],
-        batching=functools.partial(_batch_product, which, spec, dtype),
+        batching=functools.partial(_batch_product, which, spec, dtype, stored),
     )
 
 
@@ -232,6 +251,7 @@ def _batch_product(
     which: str,
     spec: NativeProductSpec,
     dtype: np.dtype[Any],
+    stored: np.dtype[Any],
     f: Operation,
     size: int,
     batched: list[bool],
@@ -247,7 +267,8 @@ def _batch_product(
         return tuple(split_batch(a, size, n) for a in f(re, im, *args[2:]))
     # (Left to XLA, products with a batch dimension more fail to compile in jaxlib 0.10.)
     *arrays, outer, inner = args
-    grouped = _product_operation(which, dataclasses.replace(spec, groups=size * spec.groups), dtype)
+    spec = dataclasses.replace(spec, groups=size * spec.groups)
+    grouped = _product_operation(which, spec, dtype, stored)
     joined = (
         jnp.moveaxis(a if b else repeat(a, size), 0, 3).reshape(*a.shape[-4:-1], -1)
         for a, b in zip(arrays, batched, strict=False)
@@ -294,7 +315,7 @@ def _multiply_sum(
         x = x[0].astype(w.dtype), x[1].astype(w.dtype)
         w_spectrum = _filter_spectrum(spec, w)
         return complex_product(spec.product, "ngc,cgo->ngo", x, w_spectrum, conjugate=True)
-    re, im = _call_product("multiply_sum", spec, w.dtype, x, w)
+    re, im = _call_product("multiply_sum", spec, w.dtype, spec.result_dtype(w.dtype, *x), x, w)
     return spec.boxed(re), spec.boxed(im)
 
 
@@ -302,11 +323,13 @@ def _input_product(
     spec: NativeProductSpec, y: OutputSpectrum, w: Float[Array, "*taps c O"]
 ) -> InputSpectrum:
     """Returns the gradient of the input's spectrum, two times ``(*box, N, C)``."""
-    y = y[0].astype(w.dtype), y[1].astype(w.dtype)
+    stored = spec.result_dtype(w.dtype, *y)
+    if stored == w.dtype or spec.transforms_filter(*w.shape[-2:]):
+        y = y[0].astype(w.dtype), y[1].astype(w.dtype)
     if spec.transforms_filter(*w.shape[-2:]):
         w_spectrum = _filter_spectrum(spec, w)
         return complex_product(spec.product, "ngo,cgo->ngc", y, w_spectrum, conjugate=False)
-    re, im = _call_product("input_product", spec, w.dtype, y, w)
+    re, im = _call_product("input_product", spec, w.dtype, stored, y, w)
     return spec.boxed(re), spec.boxed(im)
 
 
@@ -314,13 +337,16 @@ def _filter_product(
     spec: NativeProductSpec, x: InputSpectrum, y: OutputSpectrum
 ) -> Float[Array, "*taps c O"]:
     """Returns the taps' gradient ``(*taps, C / groups, O)``."""
-    dtype = y[0].dtype
+    dtype = compute_dtype(y[0].dtype)
     per_group = x[0].shape[-1] // spec.groups
-    if spec.transforms_filter(per_group, y[0].shape[-1]):
+    whole = spec.transforms_filter(per_group, y[0].shape[-1])
+    if whole or spec.result_dtype(dtype, *x, *y) == dtype:
+        y = y[0].astype(dtype), y[1].astype(dtype)
+    if whole:
         x = x[0].astype(dtype), x[1].astype(dtype)
         ct = complex_product(spec.product, "ngc,ngo->cgo", x, y, conjugate=True)
         return _filter_from_spectrum(spec, ct)
-    (w,) = _call_product("filter_product", spec, dtype, x, y)
+    (w,) = _call_product("filter_product", spec, dtype, dtype, x, y)
     if spec.spectral:
         return _turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
     return w.reshape(*spec.dft.shape, *w.shape[2:])
@@ -367,7 +393,12 @@ def _turn(spec: NativeProductSpec, re: jax.Array, im: jax.Array, *, back: bool =
 
 
 def _call_product(
-    which: str, spec: NativeProductSpec, dtype: Any, spectrum: Spectrum, other: Spectrum | jax.Array
+    which: str,
+    spec: NativeProductSpec,
+    dtype: Any,
+    stored: Any,
+    spectrum: Spectrum,
+    other: Spectrum | jax.Array,
 ) -> Arrays:
     arrays = [_flat(spec.dft, a, kept=True) for a in spectrum]
     if isinstance(other, tuple):
@@ -375,7 +406,8 @@ def _call_product(
     else:
         arrays.append(_flat_filter(spec, other))
     tables = map(jnp.asarray, _filter_tables(spec.dft, np.dtype(dtype), spec.spectral))
-    return _product_operation(which, spec, np.dtype(dtype))(*arrays, *tables)
+    operation = _product_operation(which, spec, np.dtype(dtype), np.dtype(stored))
+    return operation(*arrays, *tables)
 
 
 multiply_sum, input_product, filter_product = contractions(

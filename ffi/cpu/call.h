@@ -26,6 +26,14 @@ inline const Kernels& ChosenKernels() {
     case Isa::kPortable:
       return kKernelsPortable;
 #endif
+#ifdef BANDJAX_AMX
+    case Isa::kAmx:
+      return kKernelsAmx;
+#endif
+#ifdef BANDJAX_AVX512BF16
+    case Isa::kAvx512Bf16:
+      return kKernelsAvx512Bf16;
+#endif
 #ifdef BANDJAX_AVX512
     case Isa::kAvx512:
       return kKernelsAvx512;

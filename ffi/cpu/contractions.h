@@ -8,12 +8,13 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-template <typename A, typename S>
+// Computes in A; the spectra of input and output are stored in S and T.
+template <typename A, typename S, typename T>
 void MultiplySum(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m(args);
+  const Multiplier<A, S, T> m(args);
   const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
-  A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
-  const NarrowMultiplier<A, S> narrow(args);
+  T *re = static_cast<T*>(args.y_re), *im = static_cast<T*>(args.y_im);
+  const NarrowMultiplier<A, S, T> narrow(args);
   if (m.depthwise()) {
     m.template SpreadDepthwise<true>(pool, a, b, re, im);
   } else if (narrow.pays()) {
@@ -23,12 +24,12 @@ void MultiplySum(const MultiplyArgs& args, Pool* pool) {
   }
 }
 
-template <typename A>
+template <typename A, typename T>
 void InputProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, A> m(args);
-  const A *a = static_cast<const A*>(args.y_re), *b = static_cast<const A*>(args.y_im);
-  A *re = static_cast<A*>(args.x_re), *im = static_cast<A*>(args.x_im);
-  const NarrowMultiplier<A, A> narrow(args);
+  const Multiplier<A, T, T> m(args);
+  const T *a = static_cast<const T*>(args.y_re), *b = static_cast<const T*>(args.y_im);
+  T *re = static_cast<T*>(args.x_re), *im = static_cast<T*>(args.x_im);
+  const NarrowMultiplier<A, T, T> narrow(args);
   if (m.depthwise()) {
     m.template SpreadDepthwise<false>(pool, a, b, re, im);
   } else if (narrow.pays()) {
@@ -38,10 +39,10 @@ void InputProduct(const MultiplyArgs& args, Pool* pool) {
   }
 }
 
-template <typename A, typename S>
+template <typename A, typename S, typename T>
 void FilterProduct(const MultiplyArgs& args, Pool* pool) {
-  const Multiplier<A, S> m(args);
-  const NarrowMultiplier<A, S> narrow(args);
+  const Multiplier<A, S, T> m(args);
+  const NarrowMultiplier<A, S, T> narrow(args);
   if (m.depthwise()) {
     m.FilterProductDepthwise(pool);
   } else if (narrow.pays()) {
@@ -51,21 +52,24 @@ void FilterProduct(const MultiplyArgs& args, Pool* pool) {
   }
 }
 
-inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return MultiplySum<double, double>(args, pool);
-  if (args.x_type == Type::kBFloat16) return MultiplySum<float, BFloat16>(args, pool);
-  return MultiplySum<float, float>(args, pool);
+void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return MultiplySum<double, double, double>(args, pool);
+  if (args.y_type == Type::kBFloat16) return MultiplySum<float, BFloat16, BFloat16>(args, pool);
+  if (args.x_type == Type::kBFloat16) return MultiplySum<float, BFloat16, float>(args, pool);
+  return MultiplySum<float, float, float>(args, pool);
 }
 
-inline void InputProductTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return InputProduct<double>(args, pool);
-  return InputProduct<float>(args, pool);
+void InputProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return InputProduct<double, double>(args, pool);
+  if (args.y_type == Type::kBFloat16) return InputProduct<float, BFloat16>(args, pool);
+  return InputProduct<float, float>(args, pool);
 }
 
-inline void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return FilterProduct<double, double>(args, pool);
-  if (args.x_type == Type::kBFloat16) return FilterProduct<float, BFloat16>(args, pool);
-  return FilterProduct<float, float>(args, pool);
+void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (args.type == Type::kFloat64) return FilterProduct<double, double, double>(args, pool);
+  if (args.y_type == Type::kBFloat16) return FilterProduct<float, BFloat16, BFloat16>(args, pool);
+  if (args.x_type == Type::kBFloat16) return FilterProduct<float, BFloat16, float>(args, pool);
+  return FilterProduct<float, float, float>(args, pool);
 }
 
 }  // namespace BANDJAX_ISA

@@ -19,9 +19,9 @@ struct Part {
 };
 
 // Conjugates, `rows` rows of so many columns, `step` apart.
-template <typename A>
-inline void CopyConjugate(int64_t rows, int64_t columns, int64_t step, const A* re, const A* im,
-                          A* twin_re, A* twin_im) {
+template <typename A, typename S>
+inline void CopyConjugate(int64_t rows, int64_t columns, int64_t step, const S* re, const S* im,
+                          S* twin_re, S* twin_im) {
   for (int64_t at = 0; at < rows * step; at += step) {
     for (int64_t v = 0; v < columns; v += kLanes<A>) {
       const int64_t valid = columns - v;
@@ -204,15 +204,15 @@ struct Filter {
     }
   }
 
-  // The gradient of a given spectrum at a frequency: d is all of it.
+  // The gradient of a given spectrum at a frequency: d is all of it, of planes `plane` apart.
   void StoreGiven(int64_t u0, int64_t u1, int64_t row0, int64_t rows, int64_t column0,
-                  int64_t columns, int64_t width, const A* d) const {
+                  int64_t columns, int64_t width, int64_t plane, const A* d) const {
     for (int64_t r = 0; r < rows; ++r) {
       A* to = Given(u0, u1, row0 + r, column0);
       for (int64_t v = 0; v < columns; v += kLane) {
         const A* from = d + r * width + v;
         StoreUpTo<A>(to + v, Load<A>(from), columns - v);
-        StoreUpTo<A>(to + v + GivenPlane(), Load<A>(from + rows * width), columns - v);
+        StoreUpTo<A>(to + v + GivenPlane(), Load<A>(from + plane), columns - v);
       }
     }
   }
@@ -235,13 +235,13 @@ struct Filter {
   }
 
   // The taps' gradient (+)= the real part of conj(inner) p; `to` is tap (0, 0), row 0, column 0.
-  void SpreadInner(int64_t u1, bool add, int64_t rows, int64_t columns, int64_t width, const A* p,
-                   A* to) const {
+  void SpreadInner(int64_t u1, bool add, int64_t rows, int64_t columns, int64_t width,
+                   int64_t plane, const A* p, A* to) const {
     for (int64_t t0 = 0; t0 < args.t0; ++t0) {
       for (int64_t t1 = 0; t1 < args.t1; ++t1) {
         const A re1 = inner_re[u1 * args.t1 + t1], im1 = inner_im[u1 * args.t1 + t1];
-        const A* p_re = p + 2 * t0 * rows * width;
-        const A* p_im = p_re + rows * width;
+        const A* p_re = p + 2 * t0 * plane;
+        const A* p_im = p_re + plane;
         A* tap = to + (t0 * args.t1 + t1) * in * args.out;
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t v = 0; v < width; v += kLane) {

@@ -148,7 +148,7 @@ class Fuzz : public PackFuzz {
 
   void Products() {
     MultiplyArgs a{};
-    a.k0 = Draw(1, 5), a.k1 = Draw(1, 5), a.n = Once(20) ? 0 : Draw(1, 14);
+    a.k0 = Draw(1, 5), a.k1 = Draw(1, 5), a.n = Once(20) ? 0 : Once(6) ? Draw(15, 70) : Draw(1, 14);
     a.t0 = Once(8) ? Draw(4, 7) : Draw(1, 3), a.t1 = Draw(1, 4),
     a.groups = Once(3) ? Draw(2, 4) : 1;
     int64_t in = Draw(1, 12), out = Draw(1, 12);
@@ -183,9 +183,11 @@ class Fuzz : public PackFuzz {
     a.in = in * a.groups, a.out = out * a.groups;
     const Type types[][2] = {{Type::kFloat32, Type::kFloat32},
                              {Type::kFloat64, Type::kFloat64},
-                             {Type::kBFloat16, Type::kFloat32}};
-    const auto* type = types[Draw(0, 2)];
-    a.x_type = type[0], a.type = type[1];
+                             {Type::kBFloat16, Type::kFloat32},
+                             {Type::kBFloat16, Type::kBFloat16}};
+    const auto* type = types[Draw(0, 3)];
+    a.x_type = type[0], a.y_type = type[1];
+    a.type = a.y_type == Type::kFloat64 ? Type::kFloat64 : Type::kFloat32;
     if (Once(3)) a.t0 = a.t1 = 0;  // the filter's spectrum in place of taps
     a.hermitian = !a.spectral() && Once(2);
     std::string shape = a.hermitian ? "hermitian " : "";
@@ -229,6 +231,9 @@ class Fuzz : public PackFuzz {
     }
     Sums out_re(points * a.n * a.out), out_im(points * a.n * a.out);
     Sums in_re(points * a.n * a.in), in_im(points * a.n * a.in), dw(taps);
+    if (a.y_type == Type::kBFloat16) {  // The filter's spectrum may be rounded to that.
+      for (Sums* sums : {&out_re, &out_im, &in_re, &in_im}) sums->rounding = 0x1p-8;
+    }
     for (int64_t point = 0; point < points; ++point) {
       for (int64_t c = 0; c < a.in; ++c) {
         const int64_t group = c / in;
@@ -284,9 +289,9 @@ class Fuzz : public PackFuzz {
     a.outer = outer_buffer.data(), a.inner = inner_buffer.data(), a.taps = w_buffer.data();
     using Results = std::vector<Buffer>;
     const Buffer from_x_re(a.x_type, x_re), from_x_im(a.x_type, x_im);
-    const Buffer from_y_re(a.type, y_re), from_y_im(a.type, y_im);
+    const Buffer from_y_re(a.y_type, y_re), from_y_im(a.y_type, y_im);
     Check<MultiplyArgs>("multiply_sum", shape, &Kernels::multiply_sum, a,
-                        {{a.type, &out_re}, {a.type, &out_im}},
+                        {{a.y_type, &out_re}, {a.y_type, &out_im}},
                         [&](MultiplyArgs* args, const Results& result) {
                           args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
                           args->y_re = result[0].data(), args->y_im = result[1].data();
@@ -300,9 +305,9 @@ class Fuzz : public PackFuzz {
                           args->y_re = from_y_re.data(), args->y_im = from_y_im.data();
                           args->taps = result[0].data(), args->partial = partial.data();
                         });
-    a.x_type = a.type;
+    a.x_type = a.y_type;
     Check<MultiplyArgs>("input_product", shape, &Kernels::input_product, a,
-                        {{a.type, &in_re}, {a.type, &in_im}},
+                        {{a.y_type, &in_re}, {a.y_type, &in_im}},
                         [&](MultiplyArgs* args, const Results& result) {
                           args->y_re = from_y_re.data(), args->y_im = from_y_im.data();
                           args->x_re = result[0].data(), args->x_im = result[1].data();

@@ -141,6 +141,7 @@ struct Sums {
     magnitude[i] += size;
   }
   Numbers value, magnitude;
+  double rounding = 0;  // of the terms themselves, beside the sum's
 };
 
 inline void* NoScratch(size_t) { throw std::bad_alloc(); }
@@ -175,6 +176,12 @@ class Harness {
 #if defined(__x86_64__)
     if (Has(Isa::kAvx2)) all.push_back(&kKernelsAvx2);
     if (Has(Isa::kAvx512)) all.push_back(&kKernelsAvx512);
+#ifdef BANDJAX_AVX512BF16
+    if (Has(Isa::kAvx512Bf16)) all.push_back(&kKernelsAvx512Bf16);
+#endif
+#ifdef BANDJAX_AMX
+    if (Has(Isa::kAmx)) all.push_back(&kKernelsAmx);
+#endif
 #endif
     return all;
   }
@@ -219,7 +226,7 @@ class Harness {
   static std::string Compare(const Buffer& actual, const Sums& expected) {
     const double unit = actual.type() == Type::kFloat64 ? 0x1p-53 : 0x1p-24;
     for (int64_t i = 0; i < actual.count(); ++i) {
-      double bound = 16 * unit * expected.magnitude[i];
+      double bound = (16 * unit + expected.rounding) * expected.magnitude[i];
       if (actual.type() == Type::kBFloat16) bound += 0x1.01p-8 * std::abs(expected.value[i]);
       const double gap = std::abs(actual.at(i) - expected.value[i]);
       if (gap <= bound) continue;  // not so for a NaN

@@ -220,13 +220,17 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
       !HasShape(outer, {2, args->k0, args->t0}) || !HasShape(inner, {2, args->k1, args->t1})) {
     return Invalid("spectra, taps and filter tables do not fit together");
   }
-  const ffi::DataType type = y_re.element_type();
-  if (!KnownType(x_re.element_type(), &args->x_type) || !KnownType(type, &args->type) ||
-      x_im.element_type() != x_re.element_type() || y_im.element_type() != type ||
-      taps.element_type() != type || outer.element_type() != type || inner.element_type() != type ||
-      type == ffi::BF16 || (type == ffi::F64) != (x_re.element_type() == ffi::F64)) {
+  const ffi::DataType type = taps.element_type();
+  if (!KnownType(x_re.element_type(), &args->x_type) ||
+      !KnownType(y_re.element_type(), &args->y_type) || !KnownType(type, &args->type) ||
+      x_im.element_type() != x_re.element_type() || y_im.element_type() != y_re.element_type() ||
+      outer.element_type() != type || inner.element_type() != type || type == ffi::BF16 ||
+      (type == ffi::F64) != (args->x_type == Type::kFloat64) ||
+      (type == ffi::F64) != (args->y_type == Type::kFloat64) ||
+      (args->y_type == Type::kBFloat16 && args->x_type != Type::kBFloat16)) {
     return Invalid(
-        "all must be float32, or all float64; the input's spectrum may be bfloat16 with float32");
+        "all must be float32, or all float64; with float32 the input's spectrum may be bfloat16, or "
+        "both spectra");
   }
   args->x_re = x_re.untyped_data(), args->x_im = x_im.untyped_data();
   args->y_re = y_re.untyped_data(), args->y_im = y_im.untyped_data();
@@ -256,7 +260,7 @@ ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBu
   const ffi::Error error =
       ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
-  if (args.x_type != args.type) return Invalid("the result must be of the operands' type");
+  if (args.x_type != args.y_type) return Invalid("the result must be of the spectrum's type");
   PreferHugePages(x_re->untyped_data(), x_re->size_bytes());
   PreferHugePages(x_im->untyped_data(), x_im->size_bytes());
   return Call(ChosenKernels().input_product, args, threads);

@@ -1,5 +1,11 @@
 #include "cpu/isa.h"
 
+#ifdef BANDJAX_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -7,7 +13,22 @@
 namespace bandjax {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kAvx512, Isa::kAvx2, Isa::kPortable};  // best first
+constexpr Isa kAll[] = {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2,
+                        Isa::kPortable};  // best first
+
+#ifdef BANDJAX_AMX
+// Tiles are a state of 8 KiB that Linux saves for those processes alone that have asked for it.
+bool MayUseTiles() {
+  unsigned a, b, c, d;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) {
+    return false;
+  }
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool may = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return may;
+}
+#endif
 
 Isa Choose() {
   const char* asked = std::getenv("BANDJAX_CPU_ISA");
@@ -33,9 +54,17 @@ bool Has([[maybe_unused]] Isa isa) {
   if (isa == Isa::kAvx2) return avx2;
 #endif
 #ifdef BANDJAX_AVX512
-  if (isa == Isa::kAvx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 =
+      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::kAvx512) return avx512;
+#endif
+#ifdef BANDJAX_AVX512BF16
+  if (isa == Isa::kAvx512Bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+#ifdef BANDJAX_AMX
+  if (isa == Isa::kAmx) {
+    return avx512 && __builtin_cpu_supports("avx512bf16") && MayUseTiles();
   }
 #endif
 #ifdef BANDJAX_PORTABLE
@@ -46,6 +75,10 @@ bool Has([[maybe_unused]] Isa isa) {
 
 const char* Name(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return "amx";
+    case Isa::kAvx512Bf16:
+      return "avx512bf16";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx2:

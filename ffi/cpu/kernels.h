@@ -89,7 +89,9 @@ struct MultiplyArgs {
   // Without taps (t0 = 0) its spectrum: real parts (k0, k1, in / groups, out), then imaginary ones.
   bool spectral() const { return t0 == 0; }
   void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
-  Type x_type, type;  // storage of the input's spectrum; everything else
+  // Storage of the spectra, and of everything else. With the output's in bfloat16, as the input's
+  // then is, products may round their factors to that, but sums are of float32.
+  Type x_type, y_type, type;
   // Whether spectra and tables are those of real signals in two axes or more: at column frequency
   // 0, row k0 - u is the conjugate of row u, row 0 is real, and so is the inner table.
   bool hermitian = false;
@@ -161,6 +163,8 @@ struct Kernels {
 };
 
 #if defined(__x86_64__)
+extern const Kernels kKernelsAmx;
+extern const Kernels kKernelsAvx512Bf16;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx2;
 #endif

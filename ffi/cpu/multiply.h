@@ -18,7 +18,8 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-template <typename A, typename S>
+// Computes in A; the spectra of input and output are stored in S and T.
+template <typename A, typename S, typename T>
 struct Multiplier : Filter<A> {
   using Base = Filter<A>;
   using Base::args, Base::in, Base::out, Base::kLane, Base::kPanel, Base::kDepth, Base::kBlockBytes;
@@ -29,15 +30,17 @@ struct Multiplier : Filter<A> {
 
   explicit Multiplier(const MultiplyArgs& all) : Base{all} {}
 
-  // Y from X (kForward) or X from Y: left factor L, numbers in storage type L.
-  template <bool kForward, typename L>
-  void Spread(Pool* pool, const L* a, const L* b, A* re, A* im) const {
+  // Y from X (kForward) or X from Y: left factor L, numbers in storage type L, and results in R.
+  template <bool kForward, typename L, typename R>
+  void Spread(Pool* pool, const L* a, const L* b, R* re, R* im) const {
+    constexpr bool kRounds = sizeof(R) != sizeof(A);  // sums then stay out of memory
     const int64_t depth_all = kForward ? in : out, columns_all = kForward ? out : in;
     const int64_t ld_left = kForward ? args.in : args.out;
     const int64_t ld_out = kForward ? args.out : args.in;
     const int64_t panels = CeilDiv(columns_all, kPanel);
     const int64_t depth_fits = kBlockBytes / (2 * Max(args.t0, 1) * kPanel * sizeof(A));
-    const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
+    const int64_t depth_most =
+        kRounds ? depth_all : Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
     const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
     const FilterSplit split = SplitSpread(pool, args.groups * panels);
     ParallelFor(pool, args.groups * panels * split.parts(), [&](int64_t task) {
@@ -49,10 +52,12 @@ struct Multiplier : Filter<A> {
       const int64_t padded = CeilDiv(depth_block, kLane) * kLane;
       Arena arena(pool, Arena::Bytes<A>(2 * args.t0 * padded * width) +
                             Arena::Bytes<A>(3 * padded * width) +
-                            Arena::Bytes<A>(3 * args.n * padded));
+                            Arena::Bytes<A>(3 * args.n * padded) +
+                            Arena::Bytes<A>(kRounds ? 2 * args.n * width : 0));
       A* p = arena.Take<A>(2 * args.t0 * padded * width);
       A* panel = arena.Take<A>(3 * padded * width);
       A* left_scratch = arena.Take<A>(3 * args.n * padded);
+      A* sums = arena.Take<A>(kRounds ? 2 * args.n * width : 0);
       for (int64_t k = 0; k < depth_all; k += depth_block) {
         const int64_t depth = Min(depth_block, depth_all - k);
         for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
@@ -82,8 +87,16 @@ struct Multiplier : Filter<A> {
               ahead.Add(a + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
               ahead.Add(b + next, depth * sizeof(L), args.n, ld_left * sizeof(L));
             }
-            Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
-                              columns, k > 0, ahead);
+            if constexpr (kRounds) {
+              A* sums_im = sums + args.n * width;
+              Product<A, false>(args.n, depth, left, panel, depth * width, sums, sums_im, width,
+                                width, false, ahead);
+              CopyRows(args.n, columns, width, sums, re + to, ld_out);
+              CopyRows(args.n, columns, width, sums_im, im + to, ld_out);
+            } else {
+              Product<A, false>(args.n, depth, left, panel, depth * width, re + to, im + to, ld_out,
+                                columns, k > 0, ahead);
+            }
             if (Twin(u0, u1) != u0 && k + depth == depth_all) {
               const int64_t twin = to + (Frequency(Twin(u0, u1), u1) - Frequency(u0, u1)) * ld_out;
               CopyConjugate<A>(args.n, columns, ld_out, re + to, im + to, re + twin, im + twin);
@@ -94,12 +107,22 @@ struct Multiplier : Filter<A> {
     });
   }
 
+  template <typename R>
+  static void CopyRows(int64_t rows, int64_t columns, int64_t width, const A* from, R* to,
+                       int64_t step) {
+    for (int64_t m = 0; m < rows; ++m, from += width, to += step) {
+      for (int64_t v = 0; v < columns; v += kLane) {
+        StoreUpTo<A>(to + v, Load<A>(from + v), columns - v);
+      }
+    }
+  }
+
   void FilterProduct(Pool* pool) const {
     constexpr int64_t kRowsMost = 64, kDepthMost = 256;
     const S* x_re = static_cast<const S*>(args.x_re);
     const S* x_im = static_cast<const S*>(args.x_im);
-    const A* y_re = static_cast<const A*>(args.y_re);
-    const A* y_im = static_cast<const A*>(args.y_im);
+    const T* y_re = static_cast<const T*>(args.y_re);
+    const T* y_im = static_cast<const T*>(args.y_im);
     const FilterSplit split = SplitFilter(args);
     const int64_t chunks = split.parts();
     const int64_t row_blocks = CeilDiv(in, kRowsMost), rows_block = CeilDiv(in, row_blocks);
@@ -151,20 +174,20 @@ struct Multiplier : Filter<A> {
               const int64_t next_y = y + args.k1 * args.n * args.out;
               ahead.Add(x_re + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
               ahead.Add(x_im + next_x, rows * sizeof(S), depth, args.in * sizeof(S));
-              ahead.Add(y_re + next_y, columns * sizeof(A), depth, args.out * sizeof(A));
-              ahead.Add(y_im + next_y, columns * sizeof(A), depth, args.out * sizeof(A));
+              ahead.Add(y_re + next_y, columns * sizeof(T), depth, args.out * sizeof(T));
+              ahead.Add(y_im + next_y, columns * sizeof(T), depth, args.out * sizeof(T));
             }
             Product<A, true>(rows, depth, left, panel, depth * width, d, d + plane, width, width,
                              n > 0, ahead);
           }
           if (args.spectral()) {
-            StoreGiven(u0, u1, row0, rows, group * out + column0, columns, width, d);
+            StoreGiven(u0, u1, row0, rows, group * out + column0, columns, width, plane, d);
           } else {
             SpreadOuter(u0, u1, plane, d, p);
           }
         }
         if (args.spectral()) continue;
-        SpreadInner(u1, u1 > part.u1_first, rows, columns, width, p,
+        SpreadInner(u1, u1 > part.u1_first, rows, columns, width, plane, p,
                     result + row0 * args.out + group * out + column0);
       }
     });
@@ -189,8 +212,8 @@ struct Multiplier : Filter<A> {
     }
   }
 
-  template <bool kForward, typename L>
-  void SpreadDepthwise(Pool* pool, const L* a, const L* b, A* re, A* im) const {
+  template <bool kForward, typename L, typename R>
+  void SpreadDepthwise(Pool* pool, const L* a, const L* b, R* re, R* im) const {
     const int64_t panels = CeilDiv(args.out, kPanel);
     ParallelFor(pool, args.k1 * panels, [&](int64_t task) {
       const int64_t u1 = task / panels, c = task % panels * kPanel;
@@ -233,8 +256,8 @@ struct Multiplier : Filter<A> {
   void FilterProductDepthwise(Pool* pool) const {
     const S* x_re = static_cast<const S*>(args.x_re);
     const S* x_im = static_cast<const S*>(args.x_im);
-    const A* y_re = static_cast<const A*>(args.y_re);
-    const A* y_im = static_cast<const A*>(args.y_im);
+    const T* y_re = static_cast<const T*>(args.y_re);
+    const T* y_im = static_cast<const T*>(args.y_im);
     const FilterSplit split = SplitFilter(args);
     const int64_t chunks = split.parts(), panels = CeilDiv(args.out, kPanel);
     const int64_t taps = args.t0 * args.t1 * args.out;
@@ -265,13 +288,13 @@ struct Multiplier : Filter<A> {
             Store<A>(d + kPanel + v, im);
           }
           if (args.spectral()) {
-            StoreGiven(u0, u1, 0, 1, c, columns, kPanel, d);
+            StoreGiven(u0, u1, 0, 1, c, columns, kPanel, kPanel, d);
           } else {
             SpreadOuter(u0, u1, kPanel, d, p);
           }
         }
         if (args.spectral()) continue;
-        SpreadInner(u1, u1 > part.u1_first, 1, columns, kPanel, p, result + c);
+        SpreadInner(u1, u1 > part.u1_first, 1, columns, kPanel, kPanel, p, result + c);
       }
     });
     if (parts) SumChunks(pool, chunks, taps);

@@ -145,8 +145,8 @@ struct Narrow : Filter<A> {
   }
 
   // kTile rows of the product of one vector of columns at one row frequency.
-  template <bool kThree, int kTile>
-  BANDJAX_INLINE void Tile(int64_t depth, Factor<A> left, const A* q, Phases phases, A* re, A* im,
+  template <bool kThree, int kTile, typename R>
+  BANDJAX_INLINE void Tile(int64_t depth, Factor<A> left, const A* q, Phases phases, R* re, R* im,
                            int64_t ldo, int64_t valid, bool add) const {
     constexpr bool kSplit = kTile <= 2;  // too few sums to hide the time of a multiply-add
     Vec<A> sum_re[kTile] = {}, sum_im[kTile] = {}, more_re[kTile] = {}, more_im[kTile] = {};
@@ -172,28 +172,28 @@ struct Narrow : Filter<A> {
 #pragma GCC unroll 8
     for (int m = 0; m < kTile; ++m) {
       if constexpr (kSplit) sum_re[m] -= more_re[m], sum_im[m] += more_im[m];
-      A *to_re = re + m * ldo, *to_im = im + m * ldo;
+      R *to_re = re + m * ldo, *to_im = im + m * ldo;
       if (add) sum_re[m] += LoadUpTo<A>(to_re, valid), sum_im[m] += LoadUpTo<A>(to_im, valid);
       StoreUpTo<A>(to_re, sum_re[m], valid);
       StoreUpTo<A>(to_im, sum_im[m], valid);
     }
   }
 
-  template <bool kThree, int kTile = kTileMost>
+  template <bool kThree, typename R, int kTile = kTileMost>
   BANDJAX_INLINE void Tiles(int64_t rows, int64_t depth, Factor<A> left, const A* q, Phases phases,
-                            A* re, A* im, int64_t ldo, int64_t valid, bool add) const {
+                            R* re, R* im, int64_t ldo, int64_t valid, bool add) const {
     for (; rows >= kTile; rows -= kTile) {
       Tile<kThree, kTile>(depth, left, q, phases, re, im, ldo, valid, add);
       left = left.At(0, kTile), re += kTile * ldo, im += kTile * ldo;
     }
     if constexpr (kTile > 1) {
-      Tiles<kThree, kTile / 2>(rows, depth, left, q, phases, re, im, ldo, valid, add);
+      Tiles<kThree, R, kTile / 2>(rows, depth, left, q, phases, re, im, ldo, valid, add);
     }
   }
   // All rows at `count` row frequencies, whose results are `next` apart.
-  template <bool kThree>
+  template <bool kThree, typename R>
   BANDJAX_NOINLINE void Rows(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
-                             Phases phases, A* re, A* im, int64_t ldo, int64_t next, int64_t valid,
+                             Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
                              bool add) const {
     for (int64_t u = 0; u < count; ++u) {
       Tiles<kThree>(rows, depth, left.At(u, 0), q,
@@ -205,8 +205,8 @@ struct Narrow : Filter<A> {
   // ------------------------------------------------------------------------ the filter's gradient
 
   // Adds to q what kTile rows at kCount row frequencies give.
-  template <bool kThree, int kTile, int kCount>
-  BANDJAX_INLINE void GradientTile(int64_t depth, Factor<A> x, Factor<A> y, int64_t valid,
+  template <bool kThree, int kTile, int kCount, typename T>
+  BANDJAX_INLINE void GradientTile(int64_t depth, Factor<A> x, Factor<T> y, int64_t valid,
                                    const A* weights, Phases phases, A* q) const {
     Vec<A> y_re[kCount][kTile], y_im[kCount][kTile];
     A weight[kCount], cosine[kCount], sine[kCount];
@@ -268,8 +268,8 @@ struct Narrow : Filter<A> {
     }
   }
 
-  template <bool kThree, int kTile, int kCount>
-  BANDJAX_INLINE void GradientTiles(int64_t count, int64_t depth, Factor<A> x, Factor<A> y,
+  template <bool kThree, int kTile, int kCount, typename T>
+  BANDJAX_INLINE void GradientTiles(int64_t count, int64_t depth, Factor<A> x, Factor<T> y,
                                     int64_t valid, const A* weights, Phases phases, A* q) const {
     for (; count >= kCount; count -= kCount) {
       GradientTile<kThree, kTile, kCount>(depth, x, y, valid, weights, phases, q);
@@ -280,9 +280,9 @@ struct Narrow : Filter<A> {
       GradientTiles<kThree, kTile, 1>(count, depth, x, y, valid, weights, phases, q);
     }
   }
-  template <bool kThree, int kTile = kTileMost>
+  template <bool kThree, typename T, int kTile = kTileMost>
   BANDJAX_INLINE void GradientRows(int64_t rows, int64_t count, int64_t depth, Factor<A> x,
-                                   Factor<A> y, int64_t valid, const A* weights, Phases phases,
+                                   Factor<T> y, int64_t valid, const A* weights, Phases phases,
                                    A* q) const {
     constexpr int kCount = kTile >= kTileMost / 2 ? 1 : kTileMost / 2 / kTile;
     for (; rows >= kTile; rows -= kTile) {
@@ -290,13 +290,13 @@ struct Narrow : Filter<A> {
       x = x.At(0, kTile), y = y.At(0, kTile);
     }
     if constexpr (kTile > 1) {
-      GradientRows<kThree, kTile / 2>(rows, count, depth, x, y, valid, weights, phases, q);
+      GradientRows<kThree, T, kTile / 2>(rows, count, depth, x, y, valid, weights, phases, q);
     }
   }
   // Of all rows at `count` row frequencies.
-  template <bool kThree>
+  template <bool kThree, typename T>
   BANDJAX_NOINLINE void Gradient(int64_t rows, int64_t count, int64_t depth, Factor<A> x,
-                                 Factor<A> y, int64_t valid, const A* weights, Phases phases,
+                                 Factor<T> y, int64_t valid, const A* weights, Phases phases,
                                  A* q) const {
     GradientRows<kThree>(rows, count, depth, x, y, valid, weights, phases, q);
   }

@@ -7,7 +7,8 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-template <typename A, typename S>
+// As Multiplier.
+template <typename A, typename S, typename T>
 struct NarrowMultiplier : Narrow<A> {
   using Base = Narrow<A>;
   template <typename L>
@@ -59,14 +60,16 @@ struct NarrowMultiplier : Narrow<A> {
   }
 
   // Y from X (kForward) or X from Y.
-  template <bool kForward, typename L>
-  void Spread(Pool* pool, const L* a, const L* b, A* re, A* im) const {
+  template <bool kForward, typename L, typename R>
+  void Spread(Pool* pool, const L* a, const L* b, R* re, R* im) const {
+    constexpr bool kRounds = sizeof(R) != sizeof(A);  // sums then stay out of memory
     const int64_t depth_all = kForward ? in : out, columns_all = kForward ? out : in;
     const int64_t ld_left = kForward ? args.in : args.out;
     const int64_t ld_out = kForward ? args.out : args.in;
     const int64_t panels = CeilDiv(columns_all, kPanel);
     const int64_t depth_fits = kBlockBytes / (planes * kPanel * sizeof(A));
-    const int64_t depth_most = Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
+    const int64_t depth_most =
+        kRounds ? depth_all : Min(Min(kDepth, depth_all), Max(depth_fits, kLane));
     const int64_t blocks = CeilDiv(depth_all, depth_most), depth_block = CeilDiv(depth_all, blocks);
     const FilterSplit split = this->SplitSpread(pool, args.groups * panels);
     ParallelFor(pool, args.groups * panels * split.parts(), [&](int64_t task) {
@@ -100,7 +103,7 @@ struct NarrowMultiplier : Narrow<A> {
             const Factor<L> left = {a + from, b + from, ld_left, next * ld_left};
             const int64_t rest = Min(kStage, u0_end - u0 - count);
             Fetch<0>(left.At(count, 0), rest, depth);
-            const Factor<A> ahead = {re + to, im + to, ld_out, next * ld_out};
+            const Factor<R> ahead = {re + to, im + to, ld_out, next * ld_out};
             Fetch<1>(ahead.At(count, 0), rest, columns);
             const Factor<A> staged = Staged(left, count, args.n, depth, stage);
             const A* phases = outer_im + u0 * args.t0;
@@ -108,8 +111,8 @@ struct NarrowMultiplier : Narrow<A> {
               sines[i] = kForward ? -phases[i] : phases[i];
             }
             for (int64_t v = 0; v < columns; v += kLane) {
-              const auto rows = three ? &NarrowMultiplier::template Rows<true>
-                                      : &NarrowMultiplier::template Rows<false>;
+              const auto rows = three ? &NarrowMultiplier::template Rows<true, R>
+                                      : &NarrowMultiplier::template Rows<false, R>;
               (this->*rows)(args.n, count, depth, staged, q + v * planes * depth,
                             {outer_re + u0 * args.t0, sines}, re + to + v, im + to + v, ld_out,
                             next * ld_out, columns - v, k > 0);
@@ -133,8 +136,8 @@ struct NarrowMultiplier : Narrow<A> {
     constexpr int64_t kDepthMost = 64;
     const S* x_re = static_cast<const S*>(args.x_re);
     const S* x_im = static_cast<const S*>(args.x_im);
-    const A* y_re = static_cast<const A*>(args.y_re);
-    const A* y_im = static_cast<const A*>(args.y_im);
+    const T* y_re = static_cast<const T*>(args.y_re);
+    const T* y_im = static_cast<const T*>(args.y_im);
     const FilterSplit split = SplitFilter(args);
     const int64_t chunks = split.parts(), panels = CeilDiv(out, kPanel);
     const int64_t blocks = CeilDiv(in, kDepthMost), depth_block = CeilDiv(in, blocks);
@@ -161,22 +164,22 @@ struct NarrowMultiplier : Narrow<A> {
           const int64_t at_x = Frequency(u0, u1) * args.in + group * in + k;
           const int64_t at_y = Frequency(u0, u1) * args.out + group * out + column0;
           const Factor<S> x = {x_re + at_x, x_im + at_x, args.in, next * args.in};
-          const Factor<A> y = {y_re + at_y, y_im + at_y, args.out, next * args.out};
+          const Factor<T> y = {y_re + at_y, y_im + at_y, args.out, next * args.out};
           Fetch<0>(x.At(count, 0), rest, depth);
           Fetch<0>(y.At(count, 0), rest, columns);
           const Factor<A> staged = Staged(x, count, args.n, depth, stage);
           A weights[kStage];
           for (int64_t u = 0; u < count; ++u) weights[u] = Twin(u0 + u, u1) == u0 + u ? 1 : 2;
           for (int64_t v = 0; v < columns; v += kLane) {
-            const auto gradient = three ? &NarrowMultiplier::template Gradient<true>
-                                        : &NarrowMultiplier::template Gradient<false>;
+            const auto gradient = three ? &NarrowMultiplier::template Gradient<true, T>
+                                        : &NarrowMultiplier::template Gradient<false, T>;
             (this->*gradient)(args.n, count, depth, staged, y.At(0, 0, v), columns - v, weights,
                               {outer_re + u0 * args.t0, outer_im + u0 * args.t0},
                               q + v * planes * depth);
           }
         }
         this->Scatter(depth, width, q, p);
-        this->SpreadInner(u1, u1 > part.u1_first, depth, columns, width, p,
+        this->SpreadInner(u1, u1 > part.u1_first, depth, columns, width, depth * width, p,
                           result + k * args.out + group * out + column0);
       }
     });

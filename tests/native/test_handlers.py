@@ -118,6 +118,16 @@ PRODUCTS = [
     (2, 2, 2, 20, 30, 1, 31, 2),
     (2, 2, 1, 1, 1, 1, 1, 1),
     (2, 3, 0, 6, 5, 1, 2, 2),
+    (3, 2, 41, 20, 37, 1, 3, 3),
+    (2, 3, 18, 34, 17, 2, 3, 1),
+]
+# The types of the input's spectrum, of the output's, that of sums, and the relative error. Products
+# of which both are bfloat16 may round the filter's spectrum to that as well.
+PRODUCT_TYPES = [
+    pytest.param(jnp.float32, jnp.float32, jnp.float32, 1e-5, id="float32"),
+    pytest.param(jnp.float64, jnp.float64, jnp.float64, 1e-12, id="float64"),
+    pytest.param(jnp.bfloat16, jnp.float32, jnp.float32, 1e-5, id="bfloat16 input"),
+    pytest.param(jnp.bfloat16, jnp.bfloat16, jnp.float32, 2.0**-7, id="bfloat16"),
 ]
 # Every type with and without symmetry; every size once.
 PRODUCTS_OF_TYPES = crossed(
@@ -125,7 +135,7 @@ PRODUCTS_OF_TYPES = crossed(
     [
         pytest.param(hermitian, *kind.values, id=f"{hermitian}-{kind.id}")
         for hermitian in (False, True)
-        for kind in TYPES
+        for kind in PRODUCT_TYPES
     ],
     strength=1,
 )
@@ -149,17 +159,19 @@ def real_first_column(table):
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("k0", "k1", "n", "c", "o", "groups", "t0", "t1", "hermitian", "stored", "summed", "bound"),
+    ("k0", "k1", "n", "c", "o", "groups", "t0", "t1", "hermitian", "x_type", "y_type", "summed")
+    + ("bound",),
     PRODUCTS_OF_TYPES,
 )
-def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bound, hermitian):
-    bound = min(bound, 1e-5)  # Results are not stored in bfloat16.
+def test_handler_of_products(
+    k0, k1, n, c, o, groups, t0, t1, x_type, y_type, summed, bound, hermitian
+):
     rng = np.random.default_rng((k0, k1, n, c, o))
     outer, exact_outer = draw(rng, summed, 2, k0, t0)
     inner, exact_inner = draw(rng, summed, 2, k1, t1)
     taps, w = draw(rng, summed, t0, t1, c, groups * o)
-    (x_re, x_real), (x_im, x_imag) = (draw(rng, stored, k0, k1, n, groups * c) for _ in range(2))
-    (y_re, y_real), (y_im, y_imag) = (draw(rng, summed, k0, k1, n, groups * o) for _ in range(2))
+    (x_re, x_real), (x_im, x_imag) = (draw(rng, x_type, k0, k1, n, groups * c) for _ in range(2))
+    (y_re, y_real), (y_im, y_imag) = (draw(rng, y_type, k0, k1, n, groups * o) for _ in range(2))
     attributes = {"groups": np.int64(groups), "hermitian": hermitian}
     if hermitian:  # As of real signals: half of the rows, of column 0, are the others' conjugates.
         inner, exact_inner = real_first_column(inner), real_first_column(exact_inner)
@@ -180,8 +192,8 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
     pairs = np.einsum("uvngc,uvngo->uvcgo", x, y.conj())
     gradient = np.einsum("us,vt,uvcgo->stcgo", *map(np.conj, factor), pairs).real
 
-    out = shape(k0, k1, n, groups * o, dtype=summed)
-    back = shape(k0, k1, n, groups * c, dtype=summed)
+    out = shape(k0, k1, n, groups * o, dtype=y_type)
+    back = shape(k0, k1, n, groups * c, dtype=y_type)
     workspace = product.filter_workspace(
         "cpu", x_re.shape, groups * o, groups, (t0, t1), np.dtype(summed)
     )
@@ -209,7 +221,7 @@ def test_handler_of_products(k0, k1, n, c, o, groups, t0, t1, stored, summed, bo
     [
         pytest.param(isa, choice, marks=marks, id=f"{isa}-{choice or 'all'}")
         for choice, marks in (("not full", ()), ("", FULL))
-        for isa in ("avx512", "avx2", "portable")
+        for isa in ("amx", "avx512bf16", "avx512", "avx2", "portable")
     ],
 )
 def test_every_instruction_set(isa, choice):
@@ -356,6 +368,24 @@ def test_products_that_do_not_fit(change, result, groups):
         return
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: bandjax: "):
         call("multiply_sum", (part, part), *arguments, **attributes)
+
+
+@native
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("x", "y", "taps"),
+    [
+        (jnp.float32, jnp.bfloat16, jnp.float32),
+        (jnp.bfloat16, jnp.bfloat16, jnp.bfloat16),
+        (jnp.bfloat16, jnp.float64, jnp.float64),
+        (jnp.float16, jnp.float32, jnp.float32),
+    ],
+)
+def test_types_of_products(x, y, taps):
+    part = shape(3, 2, 2, 6, dtype=y)
+    arguments = [jnp.ones(SPECTRUM, x)] * 2 + [jnp.ones(s, taps) for s in (TAPS, OUTER, INNER)]
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: bandjax: all must be"):
+        call("multiply_sum", (part, part), *arguments, groups=np.int64(1), hermitian=False)
 
 
 @native

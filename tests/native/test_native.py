@@ -252,7 +252,29 @@ def test_a_spectrum_kept_in_bfloat16_is_never_widened(narrow):
     assert f"tensor<{spectrum}xbf16>" in program
     widened = [line for line in program.splitlines() if "stablehlo.convert" in line]
     assert [line for line in widened if f"tensor<{spectrum}x" in line] == []
-    assert f"tensor<{spectrum}xf32>" in program  # of the gradient, which is not kept
+    # The gradient's, which is not kept, is as wide as the arrays.
+    assert (f"tensor<{spectrum}xf32>" in program) == (narrow == "residual")
+
+
+@native
+@pytest.mark.parametrize("band", [None, HALF])
+@pytest.mark.parametrize("n", [2, 20])
+def test_products_in_half_precision(n, band):
+    x, kernel = normal(3, n, 12, 11, 20, dtype=jnp.bfloat16), normal(4, 3, 3, 20, 18) / 13
+    g = normal(5, n, 12, 11, 18, dtype=jnp.bfloat16)
+    arguments = x, kernel.astype(jnp.bfloat16), g
+    with jax.enable_x64(True):
+        wide = [np.asarray(a).astype(np.float64) for a in arguments]
+        expected = jax.jit(step(band, chosen("fft")))(*wide)
+    for precision, bound in ((None, 1e-2), ("highest", 2.0**-8)):
+        run = jax.jit(step(band, chosen("native"), precision=precision))
+        program = run.lower(*arguments).as_text()
+        box = bandjax.conv_geometry(x.shape, kernel.shape, band).box
+        spectrum = "x".join(map(str, (*box, n, 18)))
+        assert (f"tensor<{spectrum}xbf16>" in program) == (precision is None)
+        for value, wanted in zip(run(*arguments), expected, strict=True):
+            assert value.dtype == jnp.bfloat16
+            assert oracle.relative_gap(value.astype(jnp.float32), wanted) <= bound
 
 
 # ------------------------------------------------------------------------------------------ export

@@ -1,0 +1,58 @@
+// The table of kernels of an instruction set that multiplies bfloat16: those of AVX-512, but for
+// products of such spectra. The Unit in hand is of half.h.
+#include "half.h"
+
+namespace bandjax {
+namespace avx512 {
+template <bool kAnalysis>
+void TransformTyped(const TransformArgs& args, Pool* pool);
+template <bool kAnalysis>
+void FourierTyped(const FourierArgs& args, Pool* pool);
+template <bool kPack>
+void PackTyped(const PackArgs& args, Pool* pool);
+template <bool kPack>
+void BitsTyped(const BitsArgs& args, Pool* pool);
+void MultiplySumTyped(const MultiplyArgs& args, Pool* pool);
+void InputProductTyped(const MultiplyArgs& args, Pool* pool);
+void FilterProductTyped(const MultiplyArgs& args, Pool* pool);
+}  // namespace avx512
+
+namespace BANDJAX_ISA {
+
+// Of few rows the filter's spectrum costs more than its products: narrow.h makes it in registers.
+inline bool Pays(const MultiplyArgs& args) {
+  const bool depthwise = args.in == args.groups && args.out == args.groups;
+  return args.y_type == Type::kBFloat16 && !depthwise && args.n >= BANDJAX_ROWS;
+}
+
+inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
+  if (!Pays(args)) return avx512::MultiplySumTyped(args, pool);
+  HalfMultiplier<Unit>(args).Spread<true>(pool);
+}
+inline void InputProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (!Pays(args)) return avx512::InputProductTyped(args, pool);
+  HalfMultiplier<Unit>(args).Spread<false>(pool);
+}
+inline void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
+  if (!Pays(args)) return avx512::FilterProductTyped(args, pool);
+  HalfMultiplier<Unit>(args).FilterProduct(pool);
+}
+
+}  // namespace BANDJAX_ISA
+
+extern const Kernels BANDJAX_TABLE;
+const Kernels BANDJAX_TABLE = {
+    BANDJAX_NAME,
+    &avx512::TransformTyped<true>,
+    &avx512::TransformTyped<false>,
+    &avx512::FourierTyped<true>,
+    &avx512::FourierTyped<false>,
+    &BANDJAX_ISA::MultiplySumTyped,
+    &BANDJAX_ISA::InputProductTyped,
+    &BANDJAX_ISA::FilterProductTyped,
+    &avx512::PackTyped<true>,
+    &avx512::PackTyped<false>,
+    &avx512::BitsTyped<true>,
+    &avx512::BitsTyped<false>,
+};
+}  // namespace bandjax
