@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from bandjax._conv.methods import Dft, Direct, Fft, Method, NativeDft
 from bandjax._conv.packed_dft import PackedDft
+from bandjax._conv.tiles import Tiles
 
-CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft)
+CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft, Tiles)

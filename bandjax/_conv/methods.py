@@ -394,11 +394,22 @@ class NativeDft(Method):
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""
         dtype = compute_dtype(x.dtype)
-        if self.residual_dtype == jnp.bfloat16 and dtype != jnp.float64:
-            # An input that is kept is transformed anew.
-            if not self.geometry.keeps_input or self._half(x.dtype):
-                dtype = self.residual_dtype
+        if self.residual_dtype == jnp.bfloat16 and not self.geometry.keeps_input:
+            dtype = dtype if dtype == jnp.float64 else self.residual_dtype
         return native_transform.analysis(self._transform(self.input_dft, x.dtype, dtype), x)
+
+    def _spectrum_for(self, residual: Residual, dtype: Any) -> InputSpectrum:
+        """The spectrum that a residual is or gives, for products of arrays of ``dtype``."""
+        if isinstance(residual, tuple):
+            return self.spectrum(residual)
+        spectrum_dtype = self._analysed_dtype(residual, dtype)
+        spec = self._transform(self.input_dft, residual.dtype, spectrum_dtype)
+        return native_transform.analysis(spec, residual)
+
+    def _analysed_dtype(self, x: jax.Array, dtype: Any) -> np.dtype[Any]:
+        """The type of the spectrum of an input that is kept."""
+        half = self._half(dtype) and x.dtype == jnp.bfloat16
+        return jnp.dtype(jnp.bfloat16) if half else compute_dtype(x.dtype)
 
     def analyse_transposed(self, spectrum: Any, like: Any) -> Float[Array, "N *spatial C"]:
         """Returns ``Re A^H X`` in the type of ``like``."""
@@ -409,8 +420,8 @@ class NativeDft(Method):
         self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
-        product = self._product(dtype)
-        spectrum = native_product.multiply_sum(product, self.spectrum(residual), kernel)
+        product, spectrum = self._product(dtype), self._spectrum_for(residual, dtype)
+        spectrum = native_product.multiply_sum(product, spectrum, kernel)
         spec = self._transform(self.output_dft, jnp.dtype(dtype), spectrum[0].dtype)
         return native_transform.synthesis(spec, spectrum)
 
@@ -426,7 +437,7 @@ class NativeDft(Method):
 
         But to that of the arrays, where they have it too.
         """
-        spectrum, product = self.spectrum(residual), self._product(ct.dtype)
+        spectrum, product = self._spectrum_for(residual, ct.dtype), self._product(ct.dtype)
         stored = product.result_dtype(kernel.dtype, *spectrum)
         spec = self._transform(self.output_dft, ct.dtype, stored)
         # The cotangent is cut, and with it both products.

@@ -89,13 +89,34 @@ class Fuzz : public PackFuzz {
                              {Type::kBFloat16, Type::kBFloat16}, {Type::kFloat32, Type::kFloat32}};
     const auto* type = types[Draw(0, 5)];
     a.sample_type = type[0], a.spectrum_type = type[1];
+    // Windows of maps: side by side and, where they are only read, overlapping.
+    Tiling read, written;
+    int64_t maps = a.n;
+    if (Once(3)) {
+      written.rows = Draw(1, 3), written.columns = Draw(1, 3);
+      written.step_h = a.h, written.step_w = a.w;
+      written.first_h = Draw(1 - a.h, 0), written.first_w = Draw(1 - a.w, 0);
+      written.map_h = Draw(1, written.rows * a.h + written.first_h);
+      written.map_w = Draw(1, written.columns * a.w + written.first_w);
+      read = written;
+      read.step_h = Draw(1, a.h), read.step_w = Draw(1, a.w);
+      a.n = maps * read.rows * read.columns;
+    }
+    const auto place = [&](const Tiling& t, int64_t n, int64_t i, int64_t j) -> int64_t {
+      if (t.rows == 0) return ((n * a.h + i) * a.w + j) * a.c;
+      const int64_t tiles = t.rows * t.columns;
+      i += t.first_h + n % tiles / t.columns * t.step_h, j += t.first_w + n % t.columns * t.step_w;
+      const bool there = i >= 0 && i < t.map_h && j >= 0 && j < t.map_w;
+      return there ? ((n / tiles * t.map_h + i) * t.map_w + j) * a.c : -1;
+    };
     const Type table_type = a.sample_type == Type::kFloat64 ? Type::kFloat64 : Type::kFloat32;
     std::string shape;
     for (int64_t size : {a.n, a.h, a.w, a.c, a.u0, a.u1, a.k0}) shape += std::to_string(size) + " ";
     shape += "types " + std::to_string(static_cast<int>(type[0])) +
              std::to_string(static_cast<int>(type[1]));
 
-    const int64_t samples = a.n * a.h * a.w * a.c, kept = a.k0 * a.k1 * a.n * a.c;
+    const int64_t samples = read.rows == 0 ? a.n * a.h * a.w * a.c : maps * read.map_h * read.map_w * a.c;
+    const int64_t kept = a.k0 * a.k1 * a.n * a.c;
     const Numbers t0 = Random((2 * a.u0 + 1) * ((a.h + 1) / 2));
     const Numbers t1 = Random((2 * a.u1 + 1) * ((a.w + 1) / 2));
     const Numbers x = Random(samples), y_re = Random(kept), y_im = Random(kept);
@@ -114,12 +135,13 @@ class Fuzz : public PackFuzz {
             const double size = (std::abs(c0) + std::abs(s0)) * (std::abs(c1) + std::abs(s1));
             for (int64_t n = 0; n < a.n; ++n) {
               const int64_t at = ((row * a.k1 + u1) * a.n + n) * a.c;
-              const int64_t from = ((n * a.h + i) * a.w + j) * a.c;
+              const int64_t from = place(read, n, i, j), to = place(written, n, i, j);
               for (int64_t c = 0; c < a.c; ++c) {
-                const double value = x[from + c];
+                const double value = from < 0 ? 0 : x[from + c];
                 re.Add(at + c, real * value, size * std::abs(value));
                 im.Add(at + c, imaginary * value, size * std::abs(value));
-                y.Add(from + c, real * y_re[at + c] + imaginary * y_im[at + c],
+                if (to < 0) continue;
+                y.Add(to + c, real * y_re[at + c] + imaginary * y_im[at + c],
                       size * (std::abs(y_re[at + c]) + std::abs(y_im[at + c])));
               }
             }
@@ -136,12 +158,12 @@ class Fuzz : public PackFuzz {
     Check<TransformArgs>("analysis", shape, &Kernels::analysis, a,
                          {{a.spectrum_type, &re}, {a.spectrum_type, &im}},
                          [&](TransformArgs* args, const Results& out) {
-                           args->samples = in.data();
+                           args->samples = in.data(), args->tiling = read;
                            args->re = out[0].data(), args->im = out[1].data();
                          });
     Check<TransformArgs>("synthesis", shape, &Kernels::synthesis, a, {{a.sample_type, &y}},
                          [&](TransformArgs* args, const Results& out) {
-                           args->samples = out[0].data();
+                           args->samples = out[0].data(), args->tiling = written;
                            args->re = in_re.data(), args->im = in_im.data();
                          });
   }

@@ -103,24 +103,52 @@ void SetPlans(const AxisShape* axes, const bool* fast, const ffi::AnyBuffer* tab
   }
 }
 
-// Samples (n, 2 or 3 axes, c), their spectrum (2 or 3 axes, n, c) and a table for each axis.
+// The attribute `tiles`: (rows, columns, h, w, first_h, first_w, step_h, step_w), of which h and w
+// are the size of a window. Without it there is no tiling.
+ffi::Error ReadTiling(ffi::Dictionary attributes, int64_t map_h, int64_t map_w, Tiling* tiling,
+                      int64_t* h, int64_t* w) {
+  if (!attributes.contains("tiles")) return ffi::Error::Success();
+  const auto tiles = attributes.get<ffi::Span<const int64_t>>("tiles");
+  if (!tiles.has_value() || tiles->size() != 8) return Invalid("tiles must have 8 integers");
+  const int64_t* at = tiles->begin();
+  constexpr int64_t kMost = INT32_MAX;
+  for (int i = 0; i < 8; ++i) {
+    const bool first = i == 4 || i == 5;
+    if (at[i] > kMost || at[i] < (first ? -kMost : 1)) return Invalid("tiles must be positive");
+  }
+  *h = at[2], *w = at[3];
+  *tiling = {at[0], at[1], map_h, map_w, at[4], at[5], at[6], at[7]};
+  return ffi::Error::Success();
+}
+
+// Samples (n, 2 or 3 axes, c), their spectrum (2 or 3 axes, n, c) and a table for each axis. The
+// windows of a map have an axis for themselves in the spectrum, behind n.
 ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samples,
                      ffi::AnyBuffer re, ffi::AnyBuffer im, const ffi::AnyBuffer* tables, int rank,
                      ffi::Dictionary attributes) {
   const auto size = samples.dimensions(), box = re.dimensions();
   const size_t all = static_cast<size_t>(rank) + 2;
-  if (rank < 2 || rank > 3 || size.size() != all || box.size() != all) {
+  const bool tiled = attributes.contains("tiles");
+  if (rank < 2 || rank > 3 || size.size() != all || box.size() != all + tiled ||
+      (tiled && rank != 2)) {
     return Invalid("samples and spectrum must have 4 axes with two tables, 5 with three");
   }
   const int64_t n = size[0], c = size[rank + 1];
+  int64_t sizes[3] = {size[1], size[2], size[rank]};
+  Tiling tiling;
+  const ffi::Error unread =
+      ReadTiling(attributes, size[1], size[2], &tiling, &sizes[0], &sizes[1]);
+  if (unread.failure()) return unread;
   AxisShape axes[3];
   for (int axis = 0; axis < rank; ++axis) {
-    const ffi::Error error = ReadAxis(size[axis + 1], box[axis], tables[axis], axis == rank - 1,
-                                      axis, attributes, &axes[axis]);
+    const ffi::Error error = ReadAxis(sizes[axis], box[axis], tables[axis], axis == rank - 1, axis,
+                                      attributes, &axes[axis]);
     if (error.failure()) return error;
+    if (tiled && axes[axis].bare) return Invalid("windows need their tables");
   }
   const auto parts = im.dimensions();
-  if (box[rank] != n || box[rank + 1] != c ||
+  const int64_t windows = tiled ? tiling.rows * tiling.columns : 1;
+  if (box[rank] != n || box[rank + 1 + tiled] != c || (tiled && box[rank + 1] != windows) ||
       !std::equal(parts.begin(), parts.end(), box.begin(), box.end())) {
     return Invalid("the spectrum must be (kept..., n, c), twice");
   }
@@ -138,7 +166,7 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
   }
   const Kernels& kernels = ChosenKernels();
   bool fast[3];
-  if (ChooseFourier(axes, rank, fast)) {
+  if (!tiled && ChooseFourier(axes, rank, fast)) {
     FourierArgs args{};
     args.n = n, args.c = c;
     args.samples = samples.untyped_data();
@@ -148,7 +176,8 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
     return Call(analysis ? kernels.fourier_analysis : kernels.fourier_synthesis, args, threads);
   }
   TransformArgs args{};
-  args.n = n, args.h = axes[0].samples, args.w = axes[1].samples, args.c = c;
+  args.tiling = tiling;
+  args.n = n * windows, args.h = axes[0].samples, args.w = axes[1].samples, args.c = c;
   args.k0 = box[0], args.k1 = box[1];
   args.u0 = axes[0].limit, args.u1 = axes[1].limit;
   args.sample_type = sample_type, args.spectrum_type = spectrum_type;

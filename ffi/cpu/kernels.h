@@ -27,7 +27,16 @@ struct Pool {
   int64_t threads;  // how many may be at work
 };
 
-// Samples (n, h, w, c) and their spectrum (k0, k1, n, c), of which `re` and `im` are the parts.
+// Equal windows of a larger map, side by side or overlapping: sample (i, j) of window (a, b) is
+// (first_h + a step_h + i, first_w + b step_w + j) of the map. Outside of it there are zeros to be
+// read, and nothing is written.
+struct Tiling {
+  int64_t rows = 0, columns = 0;  // windows along each axis; none where the samples are no map
+  int64_t map_h, map_w, first_h, first_w, step_h, step_w;
+};
+
+// Samples (n, h, w, c) and their spectrum (k0, k1, n, c), of which `re` and `im` are the parts. Of
+// a map's windows the samples are (n / windows, map_h, map_w, c).
 struct TransformArgs {
   int64_t n, h, w, c;
   int64_t u0, u1;  // the largest kept frequencies
@@ -38,6 +47,7 @@ struct TransformArgs {
   const void* table0;  // (2 u0 + 1, ceil(h / 2))
   const void* table1;  // (2 u1 + 1, ceil(w / 2))
   Type sample_type, spectrum_type;
+  Tiling tiling;
 };
 
 // One axis of a fast transform; fourier_plan.h tells more. A line of the axis is worked on in a

@@ -175,20 +175,49 @@ struct Transformer {
   }
 
  private:
-  T* Sample(int64_t n, int64_t i, int64_t j, int64_t c) const {
-    return static_cast<T*>(args.samples) + ((n * args.h + i) * args.w + j) * args.c + c;
+  // Where the samples of an example are, and which of them there are.
+  struct Window {
+    T* first;  // sample (0, 0), which need not be there
+    int64_t row, h_from, h_to, w_from, w_to;
+    bool whole;
+    T* At(int64_t i, int64_t j, int64_t c, int64_t step) const {
+      return first + i * row + j * step + c;
+    }
+    bool Has(int64_t i, int64_t j) const {
+      return whole || (i >= h_from && i < h_to && j >= w_from && j < w_to);
+    }
+  };
+  Window WindowOf(int64_t n) const {
+    T* samples = static_cast<T*>(args.samples);
+    const Tiling& tiling = args.tiling;
+    if (tiling.rows == 0) {
+      return {samples + n * args.h * args.w * args.c, args.w * args.c, 0, args.h, 0, args.w, true};
+    }
+    const int64_t tiles = tiling.rows * tiling.columns;
+    const int64_t map = n / tiles, a = n % tiles / tiling.columns, b = n % tiling.columns;
+    const int64_t top = tiling.first_h + a * tiling.step_h;
+    const int64_t left = tiling.first_w + b * tiling.step_w;
+    const int64_t row = tiling.map_w * args.c;
+    const int64_t h_from = Max(0, -top), h_to = Min(args.h, tiling.map_h - top);
+    const int64_t w_from = Max(0, -left), w_to = Min(args.w, tiling.map_w - left);
+    const bool whole = h_from == 0 && w_from == 0 && h_to == args.h && w_to == args.w;
+    return {samples + (map * tiling.map_h + top) * row + left * args.c, row, h_from, h_to, w_from,
+            w_to, whole};
   }
 
   // Rows i and h-1-i into their even-even, even-odd, odd-even and odd-odd parts.
   void Fold(int64_t n, int64_t c0, int64_t i, A* const fold[4]) const {
     const int64_t mirror = args.h - 1 - i, valid = args.c - c0;
+    const Window window = WindowOf(n);
     for (int64_t j = 0; j < half_w; ++j) {
       const int64_t other = args.w - 1 - j;
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const int64_t lane = v * kLanes<A>, at = j * kWidth + lane;
         const auto read = [&](int64_t row, int64_t column) {
-          return LoadUpTo<A>(Sample(n, row, column, c0 + lane), valid - lane);
+          return window.Has(row, column)
+                     ? LoadUpTo<A>(window.At(row, column, c0 + lane, args.c), valid - lane)
+                     : Vec<A>{};
         };
         Vec<A> even = read(i, j), odd = {};
         if (i != mirror) {
@@ -217,13 +246,15 @@ struct Transformer {
 
   void Unfold(int64_t n, int64_t c0, int64_t i, A* const fold[4]) const {
     const int64_t mirror = args.h - 1 - i, valid = args.c - c0;
+    const Window window = WindowOf(n);
     for (int64_t j = 0; j < half_w; ++j) {
       const int64_t other = args.w - 1 - j;
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const int64_t lane = v * kLanes<A>, at = j * kWidth + lane;
         const auto write = [&](int64_t row, int64_t column, Vec<A> value) {
-          StoreUpTo<A>(Sample(n, row, column, c0 + lane), value, valid - lane);
+          if (!window.Has(row, column)) return;
+          StoreUpTo<A>(window.At(row, column, c0 + lane, args.c), value, valid - lane);
         };
         const Vec<A> zero = {};
         const Vec<A> ee = Load<A>(fold[0] + at);

@@ -1,0 +1,211 @@
+"""Convolution with every frequency kept, window by window (overlap-save).
+
+A window of ``g`` samples an axis gives ``T = g - e`` outputs, where the kernel reaches over ``e``
+further samples. Its transforms and its spectrum stay in the caches, and the filter's spectrum on the
+small grid meets the windows of the whole map: the cost is linear in the samples. The windows of the
+input overlap, those of the output lie side by side. In the backward pass the cotangent's windows
+overlap, and those of the input lie side by side, so that nothing is added up over windows.
+
+Source: A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", section 8.7.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from bandjax._conv import cost
+from bandjax._conv.geometry import Axis, ConvGeometry
+from bandjax._conv.methods import FilterDomain, NativeDft
+from bandjax._conv.residuals import Residual
+from bandjax._native import product as native_product
+from bandjax._native import tiles as native_tiles
+from bandjax._native.tiles import TiledSpec, Tiling
+from bandjax._spectra.partial_dft import PartialDFT
+from bandjax._spectra.types import FilterSpectrum
+
+# Samples of a window, about: the least expensive is taken.
+_WINDOWS = (16, 20, 24, 28, 32, 40, 48)
+# The transforms of the backward pass are five in all, not four.
+_MORE = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """One side of a convolution: where the windows of a map are, and their samples on the circle."""
+
+    points: tuple[range, ...]
+    tiling: Tiling
+
+
+class Tiles(NativeDft):
+    """Exact convolution of maps by overlapping windows, by the native kernels."""
+
+    name = "tiles"
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
+        """See :class:`Method`."""
+        return min(cost_of_window(geometry, size, target) for size in _WINDOWS)
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """Where every frequency of two axes is kept, and neighbours give neighbours."""
+        return (
+            platform == "cpu"
+            and domain == "spatial"
+            and geometry.exact
+            and len(geometry.axes) == 2
+            and all(_takes(axis) for axis in geometry.axes)
+            and super().supports(geometry, dtype, platform, domain)
+        )
+
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y`` in ``dtype``."""
+        x: Any = residual
+        lengths = self._lengths
+        inputs = self._side([_windows(a, t) for a, t in zip(self.geometry.axes, lengths, strict=True)])
+        outputs = self._side(
+            [_tiles(a.out, t, 0) for a, t in zip(self.geometry.axes, lengths, strict=True)]
+        )
+        spec = self._spec(inputs, x.dtype, self._analysed_dtype(x, dtype))
+        spectrum = native_tiles.analysis(spec, x)
+        product = self._product_between(inputs, outputs, dtype)
+        spectrum = native_product.multiply_sum(product, spectrum, kernel)
+        spec = self._spec(outputs, dtype, spectrum[0].dtype, inverse=True)
+        return native_tiles.synthesis(spec, spectrum)
+
+    def gradients(
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
+        """The cotangent's windows overlap here, those of the input lie side by side."""
+        x: Any = residual
+        lengths = self._lengths
+        inputs = self._side(
+            [_tiles(a.size, t, _reach(a)) for a, t in zip(self.geometry.axes, lengths, strict=True)]
+        )
+        outputs = self._side(
+            [_ct_windows(a, t) for a, t in zip(self.geometry.axes, lengths, strict=True)]
+        )
+        spectrum = native_tiles.analysis(
+            self._spec(inputs, x.dtype, self._analysed_dtype(x, ct.dtype)), x
+        )
+        product = self._product_between(inputs, outputs, ct.dtype)
+        stored = product.result_dtype(kernel.dtype, *spectrum)
+        spec = self._spec(outputs, ct.dtype, stored, inverse=True)
+        ct_output = native_tiles.analysis(spec, ct)
+        ct_kernel = native_product.filter_product(product, spectrum, ct_output)
+        ct_input = native_product.input_product(product, ct_output, kernel)
+        spec = self._spec(inputs, ct.dtype, ct_input[0].dtype)
+        return native_tiles.synthesis(spec, ct_input), ct_kernel
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        """Outputs of a window, of each axis."""
+        target = cost.Target("cpu", np.dtype(self.residual_dtype), self.precision)
+        size = min(_WINDOWS, key=lambda size: cost_of_window(self.geometry, size, target))
+        return tuple(_length(axis, size) for axis in self.geometry.axes)
+
+    @property
+    def _grid(self) -> tuple[int, ...]:
+        reach = (_reach(axis) for axis in self.geometry.axes)
+        return tuple(t + e for t, e in zip(self._lengths, reach, strict=True))
+
+    def _side(self, axes: list[tuple[range, int, int, int, int]]) -> _Side:
+        points, *tiling = zip(*axes, strict=True)
+        return _Side(points, Tiling(*tiling))
+
+    def _dft(self, points: tuple[range, ...], *, inverse: bool = False) -> PartialDFT:
+        grid = self._grid
+        return PartialDFT(grid, tuple(g // 2 for g in grid), points, inverse)
+
+    def _spec(self, side: _Side, dtype: Any, stored: Any, *, inverse: bool = False) -> TiledSpec:
+        dft = self._dft(side.points, inverse=inverse)
+        return TiledSpec(self._transform(dft, np.dtype(dtype), stored), side.tiling)
+
+    def _product_between(
+        self, inputs: _Side, outputs: _Side, dtype: Any
+    ) -> native_product.NativeProductSpec:
+        shift = tuple(
+            out[0] + out[-1] - into[0] - into[-1]
+            for out, into in zip(outputs.points, inputs.points, strict=True)
+        )
+        dft = self._dft(tuple(axis.kernel_points for axis in self.geometry.axes))
+        return native_product.NativeProductSpec(
+            dataclasses.replace(dft, shift=shift),
+            self.geometry.groups,
+            self.precision,
+            half=self._half(dtype),
+        )
+
+
+def _takes(axis: Axis) -> bool:
+    return axis.stride == axis.input_dilation == 1 and not axis.circular and axis.out > 0
+
+
+def _reach(axis: Axis) -> int:
+    return (axis.taps - 1) * axis.kernel_dilation
+
+
+def _length(axis: Axis, window: int) -> int:
+    """Outputs of windows of about so many samples: as many windows, but no larger than need be."""
+    length = max(window - _reach(axis), (window + 1) // 2)
+    longest = max(axis.out, axis.size)
+    return -(-longest // -(-longest // length))
+
+
+# The samples of a window on the circle, and of its axis size of the map, windows, the first's
+# begin and the step.
+
+
+def _windows(axis: Axis, length: int) -> tuple[range, int, int, int, int]:
+    """Of the input: for the outputs of a tile."""
+    points = range(length + _reach(axis))
+    return points, axis.size, -(-axis.out // length), -axis.padding[0], length
+
+
+def _ct_windows(axis: Axis, length: int) -> tuple[range, int, int, int, int]:
+    """Of the cotangent: for the input's samples of a tile."""
+    points = range(length + _reach(axis))
+    first = axis.padding[0] - _reach(axis)
+    return points, axis.out, -(-axis.size // length), first, length
+
+
+def _tiles(size: int, length: int, begin: int) -> tuple[range, int, int, int, int]:
+    return range(begin, begin + length), size, -(-size // length), 0, length
+
+
+def cost_of_window(geometry: ConvGeometry, window: int, target: cost.Target) -> float:
+    """Estimated nanoseconds of one training call by windows of about so many samples an axis."""
+    axes, count = [], 1
+    for axis in geometry.axes:
+        length = _length(axis, window)
+        count *= -(-max(axis.out, axis.size) // length)
+        grid = length + _reach(axis)
+        axes.append(
+            dataclasses.replace(
+                axis, size=grid, out=length, grid=grid, limit=grid // 2, padding=(0, 0)
+            )
+        )
+    windows = dataclasses.replace(
+        geometry, axes=tuple(axes), batch=(*geometry.batch, count)
+    )
+    if math.prod(len(a.input_points) for a in axes) == 0:
+        return math.inf
+    return _MORE * cost.native_dft(windows, target)
