@@ -24,7 +24,7 @@ template <typename A, typename T, typename S, bool kAnalysis>
 class Fourier : FourierLines<A, T, S, kAnalysis> {
   using Base = FourierLines<A, T, S, kAnalysis>;
   using Base::args_, Base::chunks_, Base::depth_, Base::height_, Base::inner_kept_, Base::kGap,
-      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::solid_,
+      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::solid_, Base::stream_,
       Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
   using typename Base::Desk;
   using typename Base::Item;
@@ -54,6 +54,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
       for (int64_t line = task * kLinesEach; line < end; ++line) {
         this->Line(line / chunks, line % chunks * kLane, desk);
       }
+      EndStream(stream_);
     });
   }
 
@@ -68,6 +69,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
         this->OuterColumn(item, v, at, z + at * pitch + v * kWide, desk);
       }
     }
+    EndStream(kAnalysis && stream_);
   }
 
   void PlaneRows(const Item& item, int64_t d, int64_t begin, int64_t end, A* z, int64_t pitch,
@@ -77,6 +79,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
         this->Rows(item, v, d, i, Min(i + 2, end), z + v * kWide, pitch, desk);
       }
     }
+    EndStream(!kAnalysis && stream_);
   }
 
   void Planes() const {

@@ -138,8 +138,8 @@ class FourierLines {
     Transform(2, desk);
     for (int64_t j = 0; j < last_.samples; ++j) {
       const A* point = desk.line + last_.read_at[j] * kWide;
-      StoreUpTo<A>(a + j * args_.c, Load<A>(point + kLane), valid);
-      if (b != nullptr) StoreUpTo<A>(b + j * args_.c, Load<A>(point), valid);
+      StreamUpTo<A>(a + j * args_.c, Load<A>(point + kLane), valid, stream_);
+      if (b != nullptr) StreamUpTo<A>(b + j * args_.c, Load<A>(point), valid, stream_);
     }
   }
 
@@ -240,15 +240,17 @@ class FourierLines {
     }
     const int64_t ahead = args_.n * args_.c;
     for (int64_t row = 0; row < outer_kept_; ++row, re += step, im += step) {
-      Fetch<kAnalysis>(re + ahead);
-      Fetch<kAnalysis>(im + ahead);
+      if (!kAnalysis || !stream_) {
+        Fetch<kAnalysis>(re + ahead);
+        Fetch<kAnalysis>(im + ahead);
+      }
       const int64_t entry = Entry(outer_, outer_kept_, row);
       const A f_re = desk.factors[2 * row], f_im = desk.factors[2 * row + 1];
       if constexpr (kAnalysis) {
         const A* point = desk.line + outer_.read_at[entry] * kWide;
         const Vec<A> r = Load<A>(point), i = Load<A>(point + kLane);
-        StoreUpTo<A>(re, r * f_re - i * f_im, valid);
-        StoreUpTo<A>(im, r * f_im + i * f_re, valid);
+        StreamUpTo<A>(re, r * f_re - i * f_im, valid, stream_);
+        StreamUpTo<A>(im, r * f_im + i * f_re, valid, stream_);
       } else {
         const Vec<A> r = LoadUpTo<A>(re, valid), i = LoadUpTo<A>(im, valid);
         Put(desk.line, outer_.load_at[entry], r * f_im + i * f_re, r * f_re - i * f_im);
@@ -363,6 +365,12 @@ class FourierLines {
   const int64_t last_kept_ = args_.kept[2], outer_kept_ = args_.kept[outer_axis_];
   // Of all axes but the outermost.
   const int64_t inner_kept_ = solid_ ? last_kept_ * args_.kept[1] : last_kept_;
+  // Whether the results go past the cache.
+  static constexpr int64_t kBytes = kAnalysis ? sizeof(S) : sizeof(T);  // of a number that results
+  const bool stream_ = Streams(kLane * kBytes,
+                               args_.n * args_.c * kBytes *
+                                   (kAnalysis ? 2 * inner_kept_ * outer_kept_
+                                              : depth_ * height_ * last_.samples));
   const int64_t chunks_ = CeilDiv(args_.c, kVectors* kLane);
   const int64_t room_ = Max(args_.plans[0]->room, Max(args_.plans[1]->room, args_.plans[2]->room));
   const int64_t table_room_ =

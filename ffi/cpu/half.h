@@ -224,8 +224,9 @@ struct HalfMultiplier : Filter<float> {
                          sums + tile, kBlock, false);
               for (int64_t i = 0; i < rows; ++i) {
                 const int64_t at = to + (m + i) * ld_out + v;
-                StoreUpTo<float>(re + at, Load<float>(sums + i * kBlock), columns - v);
-                StoreUpTo<float>(im + at, Load<float>(sums + tile + i * kBlock), columns - v);
+                const float* sum = sums + i * kBlock;
+                StoreUpTo<float>(re + at, Load<float>(sum), columns - v);
+                StoreUpTo<float>(im + at, Load<float>(sum + tile), columns - v);
               }
             }
           }

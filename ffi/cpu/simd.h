@@ -109,6 +109,62 @@ BANDJAX_INLINE void StoreUpTo(S* p, Vec<A> v, int64_t count) {
   }
 }
 
+// Large results are not read again before they have left the cache: stored past it, their lines need
+// not be read first. But only lines that are written whole, `together` bytes at once, and of `all`
+// bytes so many that the next kernel would not find them in a cache.
+constexpr bool Streams(int64_t together, int64_t all) {
+  constexpr int64_t kLine = 64, kCached = 4 << 20;
+  return together >= kLine && all >= kCached;
+}
+
+template <typename A>
+BANDJAX_INLINE void Stream([[maybe_unused]] A* p, [[maybe_unused]] Vec<A> v) {
+#if BANDJAX_BYTES == 64
+  if constexpr (sizeof(A) == 4) {
+    __builtin_ia32_movntps512(p, v);
+  } else {
+    __builtin_ia32_movntpd512(p, v);
+  }
+#elif BANDJAX_BYTES == 32
+  if constexpr (sizeof(A) == 4) {
+    __builtin_ia32_movntps256(p, v);
+  } else {
+    __builtin_ia32_movntpd256(p, v);
+  }
+#else
+  Store<A>(p, v);
+#endif
+}
+template <typename A>
+BANDJAX_INLINE void Stream(BFloat16* p, Vec<A> v) {
+#if BANDJAX_BYTES == 64
+  typedef long long Words __attribute__((vector_size(32)));
+  alignas(32) BFloat16 lanes[kLanes<A>];
+  Store<A>(lanes, v);
+  Words words;
+  __builtin_memcpy(&words, lanes, sizeof words);
+  __builtin_ia32_movntdq256(reinterpret_cast<Words*>(p), words);
+#else
+  Store<A>(p, v);
+#endif
+}
+// StoreUpTo, past the cache where `stream` says so, the vector is whole and its place aligned.
+template <typename A, typename S>
+BANDJAX_INLINE void StreamUpTo(S* p, Vec<A> v, int64_t count, bool stream) {
+  constexpr uintptr_t kBytes = kLanes<A> * sizeof(S);
+  if (stream && count >= kLanes<A> && reinterpret_cast<uintptr_t>(p) % kBytes == 0) {
+    Stream<A>(p, v);
+  } else {
+    StoreUpTo<A>(p, v, count);
+  }
+}
+// What was stored past the cache is seen by other threads after this.
+BANDJAX_INLINE void EndStream([[maybe_unused]] bool stream) {
+#if BANDJAX_BYTES >= 32
+  if (stream) __builtin_ia32_sfence();
+#endif
+}
+
 // Turns a square of vectors by swapping ever smaller blocks off the diagonal.
 template <typename A, int kSize = kLanes<A> / 2>
 BANDJAX_INLINE void Transpose(Vec<A> (&rows)[kLanes<A>]) {

@@ -59,13 +59,17 @@ BANDJAX_NOINLINE void TableProduct(int64_t rows, int64_t depth, const A* t, int6
   TableTiles<A, kVectors>(rows, depth, t, step_m, step_k, b, ldb, c, ldc);
 }
 
-template <typename A, typename T, typename S, int kVectors>
+template <typename A, typename T, typename S, bool kAnalysis, int kVectors>
 struct Transformer {
   static constexpr int64_t kWidth = kVectors * kLanes<A>;
   const TransformArgs& args;
   const int64_t half_h = CeilDiv(args.h, 2), half_w = CeilDiv(args.w, 2);
   const A* table0 = static_cast<const A*>(args.table0);
   const A* table1 = static_cast<const A*>(args.table1);
+  static constexpr int64_t kBytes = kAnalysis ? sizeof(S) : sizeof(T);  // of a number that results
+  const bool stream = Streams(kWidth * kBytes,
+                              args.n * args.c * kBytes *
+                                  (kAnalysis ? 2 * args.k0 * args.k1 : args.h * args.w));
 
   // Column frequencies, or row pairs, that are worked on together.
   int64_t Block(int64_t all, int64_t bytes_each) const {
@@ -254,7 +258,7 @@ struct Transformer {
         const int64_t lane = v * kLanes<A>, at = j * kWidth + lane;
         const auto write = [&](int64_t row, int64_t column, Vec<A> value) {
           if (!window.Has(row, column)) return;
-          StoreUpTo<A>(window.At(row, column, c0 + lane, args.c), value, valid - lane);
+          StreamUpTo<A>(window.At(row, column, c0 + lane, args.c), value, valid - lane, stream);
         };
         const Vec<A> zero = {};
         const Vec<A> ee = Load<A>(fold[0] + at);
@@ -289,11 +293,11 @@ struct Transformer {
         const Vec<A> cs = u > 0 ? Load<A>(sums[1] + u0 * kWidth + lane) : zero;
         const Vec<A> sc = u0 > 0 ? Load<A>(sums[2] + (u0 - 1) * kWidth + lane) : zero;
         const Vec<A> ss = u0 > 0 && u > 0 ? Load<A>(sums[3] + (u0 - 1) * kWidth + lane) : zero;
-        StoreUpTo<A>(re + plus + lane, cc - ss, valid);
-        StoreUpTo<A>(im + plus + lane, -(cs + sc), valid);
+        StreamUpTo<A>(re + plus + lane, cc - ss, valid, stream);
+        StreamUpTo<A>(im + plus + lane, -(cs + sc), valid, stream);
         if (!paired) continue;
-        StoreUpTo<A>(re + minus + lane, cc + ss, valid);
-        StoreUpTo<A>(im + minus + lane, sc - cs, valid);
+        StreamUpTo<A>(re + minus + lane, cc + ss, valid, stream);
+        StreamUpTo<A>(im + minus + lane, sc - cs, valid, stream);
       }
     }
   }
@@ -339,12 +343,13 @@ struct Transformer {
 
 template <typename A, typename T, typename S, bool kAnalysis, int kVectors>
 inline void TransformOne(const TransformArgs& args, Pool* pool, int64_t n, int64_t c0) {
-  const Transformer<A, T, S, kVectors> transformer{args};
+  const Transformer<A, T, S, kAnalysis, kVectors> transformer{args};
   if constexpr (kAnalysis) {
     transformer.Analyse(pool, n, c0);
   } else {
     transformer.Synthesise(pool, n, c0);
   }
+  EndStream(transformer.stream);
 }
 
 template <typename A, typename T, typename S, bool kAnalysis>
