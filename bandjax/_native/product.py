@@ -130,10 +130,10 @@ def _flat_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
     if not spec.spectral:
         return _flat(spec.dft, w, kept=False)
     first, *others = spec.dft.box
-    return _turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
+    return turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
 
 
-def _turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
+def turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
     """A given spectrum, measured from the filter's centre, to what the kernels take, or back."""
     if not any(spec.dft.shift):
         return w
@@ -322,7 +322,7 @@ def _filter_product(
         return _filter_from_spectrum(spec, ct)
     (w,) = _call_product("filter_product", spec, dtype, x, y)
     if spec.spectral:
-        return _turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
+        return turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
     return w.reshape(*spec.dft.shape, *w.shape[2:])
 
 
