@@ -16,6 +16,13 @@ from flax.nnx import ConvTranspose as NnxConvTranspose
 from flax.nnx import Linear as NnxLinear
 
 __all__ = [
-    *("LinenBatchNorm", "LinenConv", "LinenConvLocal", "LinenConvTranspose", "LinenDense"),
-    *("NnxBatchNorm", "NnxConv", "NnxConvTranspose", "NnxLinear"),
+    "LinenBatchNorm",
+    "LinenConv",
+    "LinenConvLocal",
+    "LinenConvTranspose",
+    "LinenDense",
+    "NnxBatchNorm",
+    "NnxConv",
+    "NnxConvTranspose",
+    "NnxLinear",
 ]

@@ -1,10 +1,9 @@
 """Which batch norm follows which layer alone, told by a trace of the model.
 
-The model is traced with marks, ``checkpoint_name`` equations: on the output of each convolution and
-of each linear layer, on the input of each batch norm, and on each parameter that such a layer
-reads. Between the equations of the trace it is then plain what reads what, wherever in the model's
-code it happens: an output with one reader, the mark of a norm, goes to this norm and to nothing
-else.
+The model is traced with marks, ``checkpoint_name`` equations, on the input and the output of each
+convolution, linear layer and batch norm. In the equations of the trace it is then plain what reads
+what, wherever in the model's code it happens: an output with one reader, the mark of a norm, goes
+to this norm and to nothing else. And what lies between the two marks of a call is the layer's own.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from bandjax._flax.select import shown
 
 _PREFIX = "bandjax_prepare"
-LAYER, NORM, PARAMETER = "layer", "norm", "parameter"
+INPUT, LAYER = "input", "layer"  # of what a layer reads and gives
+NORM, NORM_OUTPUT = "norm", "norm_output"  # the same of a norm
 # What calls one function, once, with its operands.
 _CALLS = frozenset(
     [
@@ -44,11 +44,13 @@ class Reader:
       name: of the primitive; "result" for the function's own.
       role: of a mark.
       path: of a mark's layer.
+      within: path of the layer that it is part of.
     """
 
     name: str
     role: str | None = None
     path: str | None = None
+    within: str | None = None
 
 
 @dataclasses.dataclass
@@ -68,6 +70,7 @@ class Flow:
     readers: list[list[Reader]] = dataclasses.field(default_factory=list)
     made: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
     marked: dict[tuple[str, str], list[int | None]] = dataclasses.field(default_factory=dict)
+    _within: str | None = None
 
     @staticmethod
     def of(closed: ClosedJaxpr) -> Flow:
@@ -96,7 +99,7 @@ class Flow:
                 results = self._add(bodies[0], operands)
                 number.update(zip(equation.outvars, results, strict=True))
                 continue
-            reader = _reader(equation)
+            reader = _reader(equation, self._within)
             for operand in operands:
                 if operand is not None:
                     self.readers[operand].append(reader)
@@ -112,6 +115,7 @@ class Flow:
                 made = number[equation.outvars[0]]
                 assert made is not None
                 self.made[made] = key
+                self._within = reader.path if reader.role in (INPUT, NORM) else None
         return [read(atom) for atom in jaxpr.outvars]
 
     def outputs_of(self, path: str) -> list[int]:
@@ -125,16 +129,17 @@ class Flow:
                 self.readers[number].append(Reader("result"))
 
     def read_elsewhere(self, number: int) -> bool:
-        """Whether anything but the layers that are marked reads a parameter."""
-        return any(reader.role != PARAMETER for reader in self.readers[number])
+        """Whether anything but layers that are marked reads a parameter."""
+        return any(reader.within is None for reader in self.readers[number])
 
 
-def _reader(equation: JaxprEqn) -> Reader:
+def _reader(equation: JaxprEqn, within: str | None) -> Reader:
     name = equation.primitive.name
     prefix, *rest = str(equation.params.get("name", "")).split(":", 2)
     if name == "name" and prefix == _PREFIX:
-        return Reader(name, *rest)
-    return Reader(name)
+        role, path = rest
+        return Reader(name, role, path, within)
+    return Reader(name, within=within)
 
 
 def _bodies(equation: JaxprEqn) -> Iterator[Jaxpr]:

@@ -123,7 +123,7 @@ def _call(
             return convolution(*arguments, **options)
 
         changes = {**changes, "conv_general_dilated": told}
-    with _changed(layer.module, {**changes, _MARK: asked}):
+    with changed(layer.module, {**changes, _MARK: asked}):
         out = method(*args, **kwargs)
     if convolution is not None and not reached:
         raise TypeError(
@@ -135,7 +135,7 @@ def _call(
 
 
 @contextlib.contextmanager
-def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
+def changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
     """Sets attributes of a frozen module for a while."""
     before = {name: vars(module)[name] for name in changes if name in vars(module)}
     try:

@@ -12,10 +12,18 @@ from flax import nnx
 
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._flax.classes import NnxBatchNorm, NnxConv, NnxConvTranspose, NnxLinear
-from bandjax._flax.fold import LAYER, NORM, PARAMETER, Flow, Statistics, mark
+from bandjax._flax.fold import INPUT, LAYER, NORM, NORM_OUTPUT, Flow, Statistics, mark
 from bandjax._flax.nnx_layer import BandConv
 from bandjax._flax.observe import abstract, split_keywords
-from bandjax._flax.preparation import Change, Found, Notes, changes_of, check_dtype
+from bandjax._flax.preparation import (
+    Change,
+    Found,
+    Notes,
+    changes_of,
+    check_dtype,
+    named_leaves,
+    traced_flow,
+)
 from bandjax._flax.prepare_report import PrepareReport
 from bandjax._flax.prepared import Chooser, Prepared
 from bandjax._flax.select import TRANSPOSED
@@ -109,18 +117,6 @@ def _own_call(module: Any) -> bool:
     return call in (*_CONVOLVE, NnxLinear.__call__, NnxBatchNorm.__call__)
 
 
-class _Seen:
-    """A layer as its own class's call is to see it: what it reads of its variables is marked."""
-
-    def __init__(self, layer: Any, path: str) -> None:
-        self._layer = layer
-        for name, variable in _variables(layer).items():
-            setattr(self, name, nnx.Param(mark(variable[...], PARAMETER, path)))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-
 def _variables(layer: Any) -> dict[str, Any]:
     held = {name: vars(layer).get(name) for name in _CHANGED}
     return {name: value for name, value in held.items() if isinstance(value, nnx.Variable)}
@@ -129,22 +125,20 @@ def _variables(layer: Any) -> dict[str, Any]:
 @functools.lru_cache
 def _noting(kind: Any) -> Any:
     """A subclass of a layer's class that notes each call and marks what it reads and gives."""
+    roles = (NORM, NORM_OUTPUT) if issubclass(kind, NnxBatchNorm) else (INPUT, LAYER)
 
     def call(self: Any, *args: Any, **keywords: Any) -> Any:
         notes: Notes = getattr(self, _NOTES)
-        seen: Any = _Seen(self, notes.path)
         name = next((n for n in ("inputs", "x") if not args and n in keywords), None)
-        x = args[0] if name is None else keywords[name]
-        if issubclass(kind, NnxBatchNorm):
-            asked = args[1] if len(args) > 1 else keywords.get("use_running_average")
-            asked = self.use_running_average if asked is None else asked
-            notes.running.append(asked is True)
-            x = mark(x, NORM, notes.path)
-            args, keywords = ((x, *args[1:]), keywords) if name is None else (args, keywords)
-            keywords = keywords if name is None else {**keywords, name: x}
-            out = kind.__call__(seen, *args, **keywords)
+        x = mark(args[0] if name is None else keywords[name], roles[0], notes.path)
+        if name is None:
+            args = x, *args[1:]
         else:
-            out = mark(kind.__call__(seen, *args, **keywords), LAYER, notes.path)
+            keywords = {**keywords, name: x}
+        if roles[0] == NORM:
+            asked = args[1] if len(args) > 1 else keywords.get("use_running_average")
+            notes.running.append((self.use_running_average if asked is None else asked) is True)
+        out = mark(kind.__call__(self, *args, **keywords), roles[1], notes.path)
         notes.calls.append((tuple(x.shape), out.dtype))
         return out
 
@@ -155,12 +149,12 @@ def _noting(kind: Any) -> Any:
 def _found(
     model: nnx.Module, inputs: Sequence[Any], keywords: Mapping[str, Any]
 ) -> tuple[dict[str, Found], dict[str, Found], Flow]:
-    """Traces a model; returns its convolutions and linear layers, its norms, and what reads what."""
+    """Traces a model; returns convolutions and linear layers, norms, and what reads what."""
     graph, state = nnx.split(model)
     traced, static = split_keywords(keywords)
     notes: dict[str, Notes] = {path: Notes(path) for path, _ in _modules(model)}
     reads: dict[str, list[int]] = {}
-    given = dict(_leaves(state))
+    given = dict(named_leaves(state))
     kept: list[str] = []
 
     def run(leaves: list[Any], arguments: Any, traced: Any) -> Any:
@@ -171,20 +165,14 @@ def _found(
                 continue
             own = (number.get(id(v[...])) for v in _variables(module).values())
             reads[path] = [i for i in own if i is not None]
-            object.__setattr__(module, "__class__", _noting(type(module)))
+            object.__setattr__(module, "__class__", _noting(type(module)))  # type: ignore[arg-type]
             setattr(module, _NOTES, notes[path])
         out = jax.tree.leaves(copy(*arguments, **traced, **static))
-        after = dict(_leaves(nnx.state(copy)))
+        after = dict(named_leaves(nnx.state(copy)))
         kept.extend(after)
         return list(after.values()), out
 
-    closed = jax.make_jaxpr(run)(list(given.values()), tuple(map(abstract, inputs)), traced)
-    flow = Flow.of(closed)
-    # State that the model hands back as it was is not read.
-    before = dict(zip(given, flow.inputs, strict=False))
-    after = zip(kept, flow.outputs, strict=False)
-    flow.add_results([number for name, number in after if number != before.get(name)])
-    flow.add_results(flow.outputs[len(kept) :])
+    flow = traced_flow(run, given, (tuple(map(abstract, inputs)), traced), kept)
     layers: dict[str, Found] = {}
     norms: dict[str, Found] = {}
     for path, module in _modules(model):
@@ -192,11 +180,6 @@ def _found(
         found = _describe(module, notes[path], elsewhere)
         (norms if isinstance(module, NnxBatchNorm) else layers)[path] = found
     return layers, norms, flow
-
-
-def _leaves(state: Any) -> list[tuple[str, Any]]:
-    flat, _ = jax.tree.flatten_with_path(state)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in flat]
 
 
 def _describe(module: Any, notes: Notes, elsewhere: bool) -> Found:

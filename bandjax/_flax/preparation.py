@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -92,6 +93,33 @@ class Change:
     kernel: jax.Array | None = None
     bias: jax.Array | None = None
     identity: Any = None
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a pytree, each with its path."""
+    flat, _ = jax.tree.flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in flat]
+
+
+def traced_flow(
+    run: Callable[..., Any], given: dict[str, Any], arguments: Sequence[Any], kept: Sequence[str]
+) -> Flow:
+    """Traces a model.
+
+    Args:
+      run: takes a list of the model's state and ``arguments``, and returns a list of the state
+        after the call, and the result.
+      given: the state, by name.
+      arguments: arrays or shapes.
+      kept: names of the state after the call; ``run`` fills it.
+    """
+    flow = Flow.of(jax.make_jaxpr(run)(list(given.values()), *arguments))
+    # State that the model hands back as it was is not read.
+    before = dict(zip(given, flow.inputs, strict=False))
+    after = zip(kept, flow.outputs, strict=False)
+    flow.add_results([number for name, number in after if number != before.get(name)])
+    flow.add_results(flow.outputs[len(kept) :])
+    return flow
 
 
 def check_dtype(dtype: Any) -> Any:

@@ -225,8 +225,9 @@ def unpreparable(layer: Any, dtype: Any, sizes: Sequence[tuple[int, ...]]) -> st
     hook = layer.conv_general_dilated
     hooked = isinstance(hook, ConvGeneralDilated)
     own = hook in (None, jax.lax.conv_general_dilated) or hooked
-    if getattr(layer, "conv_general_dilated_cls", None) is not None:
-        own = False
+    own = own and getattr(layer, "conv_general_dilated_cls", None) is None
+    if hasattr(layer, "band"):  # A BandConv, or what a context makes one.
+        own, hooked = True, False
     if rank > 3:
         return f"{rank} spatial axes, at most 3 can be prepared"
     if not jnp.issubdtype(dtype, jnp.floating):
