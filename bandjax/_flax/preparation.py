@@ -165,6 +165,8 @@ def changes_of(
     for path, found in convolutions.items():
         if not found.notes.calls and found.reason is None:
             raise ValueError(f"layer {shown(path)} is not called with these inputs")
+    kernels = [found.kernel for found in convolutions.values() if found.kernel is not None]
+    chooser.others = sum(kernel.nbytes for kernel in kernels)
     report = PrepareReport()
     reasons = {
         path: found.why_left() if found.notes.calls else found.reason or "it is not called"
