@@ -70,6 +70,16 @@ def entered(handler: Handler) -> Iterator[None]:
         handlers.remove(handler)
 
 
+@contextlib.contextmanager
+def left() -> Iterator[None]:
+    """Leaves every context for a while: no handler meets a layer."""
+    handlers, _ENTERED.handlers = _ENTERED.handlers, []
+    try:
+        yield
+    finally:
+        _ENTERED.handlers = handlers
+
+
 def _intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     """Calls a method of a module; where it is a convolution, as the innermost handler says."""
     module = context.module

@@ -22,7 +22,7 @@ from bandjax._flax.classes import (
 from bandjax._flax.fold import INPUT, LAYER, NORM, NORM_OUTPUT, Flow, Statistics, mark
 from bandjax._flax.layer import arguments_of
 from bandjax._flax.linen_layer import BandConv
-from bandjax._flax.linen_models import UNSHARED, changed, limited_as
+from bandjax._flax.linen_models import UNSHARED, changed, left, limited_as
 from bandjax._flax.observe import abstract, split_keywords
 from bandjax._flax.preparation import (
     Change,
@@ -38,6 +38,7 @@ from bandjax._flax.prepared import Chooser, Prepared
 from bandjax._flax.select import TRANSPOSED, shown
 
 _CALLS = tuple(kind.__call__ for kind in (LinenConv, BandConv, LinenDense, LinenBatchNorm))
+_ELSEWHERE = "its parameters are read elsewhere too"
 _KINDS = (LinenConv, LinenConvTranspose, LinenConvLocal, LinenDense, LinenBatchNorm)
 
 
@@ -68,7 +69,7 @@ def prepare_model(
     steps = {path: _Step.of(change) for path, change in changes.items()}
 
     def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(functools.partial(_intercept, steps)):
+        with left(), nn.intercept_methods(functools.partial(_intercept, steps)):
             return model.apply(variables, *args, **kwargs)
 
     return apply, {name: tree for name, tree in variables.items() if tree}, report
@@ -233,11 +234,11 @@ def _describe(met: _Met, variables: Any, elsewhere: bool) -> Found:
         reason = UNSHARED
     elif not met.own_call:
         reason = "its class has a call of its own"
-    elif elsewhere:
-        reason = "its parameters are read elsewhere too"
     elif not met.alike:
         reason = "its calls differ in more than their inputs"
     elif isinstance(kind, LinenBatchNorm):
+        if elsewhere:
+            return Found(layer, met.notes, reason=_ELSEWHERE)
         statistics = meta.unbox(dict(_holder(variables, "batch_stats", path)))
         if {"mean", "var"} <= statistics.keys() and statistics["mean"].shape == (met.features,):
             mean, var = statistics["mean"], statistics["var"]
@@ -250,6 +251,8 @@ def _describe(met: _Met, variables: Any, elsewhere: bool) -> Found:
         reason = "it is stacked, for vmap or scan"
     elif isinstance(kind, LinenDense) and (layer.dot_general, layer.dot_general_cls) != (None,) * 2:
         reason = "it has a product of its own"
+    elif elsewhere:
+        reason = _ELSEWHERE
     if reason is not None:
         return Found(layer, met.notes, reason=reason, convolves=convolves)
     bias = held.get("bias") if layer.use_bias else None

@@ -188,15 +188,14 @@ def _describe(module: Any, notes: Notes, elsewhere: bool) -> Found:
     reason = None
     if isinstance(module, NnxConvTranspose):
         reason = TRANSPOSED
+    elif isinstance(module, PreparedConv | FoldedBatchNorm):
+        reason = "it is prepared already"
     elif not _own_call(module):
         reason = "its class has a call of its own"
-    elif elsewhere:
-        reason = "its parameters are read elsewhere too"
-    elif isinstance(module, NnxBatchNorm):
-        if module.mean.shape != (module.num_features,):
-            reason = "it is stacked, for vmap or scan"
     elif _stacked(module):
         reason = "it is stacked, for vmap or scan"
+    elif elsewhere:
+        reason = "its parameters are read elsewhere too"
     elif isinstance(module, NnxLinear) and not _is_plain(module):
         reason = "it has a product of its own"
     if reason is not None:
@@ -211,6 +210,8 @@ def _describe(module: Any, notes: Notes, elsewhere: bool) -> Found:
 
 
 def _stacked(module: Any) -> bool:
+    if isinstance(module, NnxBatchNorm):
+        return bool(module.mean.shape != (module.num_features,))
     if isinstance(module, NnxLinear):
         return bool(module.kernel.shape != (module.in_features, module.out_features))
     if getattr(module, "param_domain", "spatial") == "spectral":

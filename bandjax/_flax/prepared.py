@@ -28,7 +28,7 @@ from bandjax._native import call as native_call
 from bandjax._spectra.types import Precision, compute_dtype
 
 _MOST_BYTES = 2**28  # of one filter's spectrum that is tried
-_HOPELESS = 4  # times the least estimate: not tried
+_HOPELESS, _CHEAP = 4, 1e6  # times the least estimate, and nanoseconds: not tried above both
 _ROUNDS, _SECONDS = (3, 20), 0.3  # of the measurement of one layer
 _COLD_BYTES = 2**26  # of the copies of one filter that is measured
 
@@ -106,7 +106,7 @@ class Prepared:
                 f"the layer was prepared for inputs of size {self.size}, got {size}: prepare the "
                 "model for this size"
             )
-        x = inputs.astype(self.dtype)
+        x = jnp.asarray(inputs).astype(self.dtype)
         if self.domain == "spatial":
             kernel = kernel.astype(self.dtype)
         y, _ = run(
@@ -172,7 +172,7 @@ class Prepared:
                 ways.setdefault(way.name(geometry), way)
         numbers = 2 * geometry.kept * math.prod(kernel_shape[-2:])
         too_large = numbers * compute_dtype(self.dtype).itemsize > _MOST_BYTES
-        bound = _HOPELESS * min(way.cost(geometry) for way in ways.values())
+        bound = max(_CHEAP, _HOPELESS * min(way.cost(geometry) for way in ways.values()))
         return {
             name: way
             for name, way in ways.items()

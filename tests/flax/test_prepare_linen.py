@@ -133,10 +133,13 @@ CASES = {  # and the layer that the first norm is folded into, or a part of the 
     "used twice": (twice, "not it alone reads"),
     "shared": (shared, "not it alone reads"),
     "another axis": (lambda x: norm(nn.Conv(4, (3, 3))(x), axis=1), "another axis"),
-    "local": (lambda x: norm(nn.ConvLocal(4, (3, 3))(nn.Conv(4, (3, 3))(x))), "not the output"),
+    "local": (
+        lambda x: norm(nn.ConvLocal(4, (3, 3))(nn.Conv(4, (3, 3))(x))),
+        "from place to place",
+    ),
     "transposed": (
         lambda x: norm(nn.ConvTranspose(4, (3, 3))(nn.Conv(4, (3, 3))(x))),
-        "not the output",
+        "is not the output",
     ),
 }
 
@@ -199,7 +202,7 @@ def test_errors():
     model = Block()
     variables = drawn(model)
     apply, prepared, _ = prepare(model, variables, X, measure=False)
-    training, _, report = prepare(model, variables, X, measure=False, train=True)
+    *_, report = prepare(model, variables, X, measure=False, train=True)
     assert all("running statistics" in why for why in report.unfolded.values())
     for wrong, error, told in (
         (lambda: prepare(model.apply, variables, X), TypeError, "nnx.prepare"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("domain", ["spatial", "spectral"])
 @pytest.mark.parametrize("options", LAYERS, ids=str)
 def test_all_ways_are_one_layer(options, domain, x64):
@@ -122,20 +123,20 @@ def test_ways_are_measured():
     _, report = bandjax.nnx.prepare(model, X)
     assert all(len(layer.seconds) > 1 for layer in report.layers.values())
     assert all(0 < t < 1 for layer in report.layers.values() for t in layer.seconds.values())
-    console = Console(width=300, record=True, file=open("/dev/null", "w"))
+    console = Console(width=300, record=True, file=io.StringIO())
     console.print(report.table())
     table = console.export_text()
     for text in (table, str(report)):
         assert "2 prepared, 0 left alone; batch norms: 1 folded, 0 not" in text
-        assert "layers.0" in text and "with layers.1" in text and "done by layers.0" in text
-        assert " ms" in text
+        for part in ("layers.0", "with layers.1", "done by layers.0", " ms"):
+            assert part in text
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_spectra_in_half_the_memory(monkeypatch, dtype):
     monkeypatch.setattr(ways, "timed", always("spectrum"))
     model = model_of()
-    prepared, report = bandjax.nnx.prepare(model, X, dtype=dtype)
+    prepared, _ = bandjax.nnx.prepare(model, X, dtype=dtype)
     model.eval()
     kept = prepared.layers[0].kernel_spectrum[...]
     assert kept.dtype == (dtype or jnp.float32)
@@ -158,7 +159,7 @@ def test_layers_that_compute_in_bfloat16(monkeypatch, way):
 
 
 def test_the_types_of_parameters_stay():
-    model = model_of(param_dtype=jnp.bfloat16)
+    model = model_of(param_dtype=jnp.bfloat16, dtype=jnp.float32)
     prepared, _ = bandjax.nnx.prepare(model, X, measure=False)
     assert prepared.layers[0].bias[...].dtype == jnp.bfloat16
 
@@ -195,8 +196,6 @@ def test_transformations(monkeypatch, way):
     assert oracle.relative_gap(prepared(x[0]), np.asarray(model(x)[0])) < 1e-5
     wanted, got = (jax.grad(lambda x, m=m: (m(x) ** 2).sum())(x) for m in (model, prepared))
     assert oracle.relative_gap(got, np.asarray(wanted)) < 1e-5
-    gradients = nnx.grad(lambda m: (m(x) ** 2).sum())(prepared)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
 def test_pickles_clones_and_prepares_again():
@@ -246,20 +245,27 @@ def test_complex_and_stacked_layers_are_left_alone():
     _, report = bandjax.nnx.prepare(layer, jnp.asarray(X, jnp.complex64), measure=False)
     assert "complex64" in report.left[""]
 
-    class Stacked(nnx.Module):
-        def __init__(self):
-            make = nnx.vmap(lambda rngs: nnx.Conv(4, 4, (3, 3), rngs=rngs))
-            self.layers = make(nnx.Rngs(0).fork(split=2))
-
-        def __call__(self, x):
-            return nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
-                x, self.layers
-            )
-
     model = Stacked()
     prepared, report = bandjax.nnx.prepare(model, X, measure=False)
     assert "stacked" in report.left["layers"]
     assert np.array_equal(prepared(X), model(X))
+
+
+@nnx.vmap(in_axes=0, out_axes=0)
+def stacked(key):
+    return nnx.Conv(4, 4, (3, 3), rngs=nnx.Rngs(key))
+
+
+class Stacked(nnx.Module):
+    """Layers under ``scan``."""
+
+    def __init__(self):
+        self.first = nnx.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0))
+        self.layers = stacked(jax.random.split(jax.random.key(1), 2))
+
+    def __call__(self, x):
+        scan = nnx.scan(lambda layer, x: layer(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        return scan(self.layers, self.first(x))
 
 
 def test_statistics_in_float64(x64):
@@ -268,7 +274,6 @@ def test_statistics_in_float64(x64):
     y = (x @ kernel + bias - mean) / np.sqrt(var + 1e-3) * scale + bias
     folded, shift = Statistics(mean, var, scale, bias, 1e-3).into(jnp.asarray(kernel), bias)
     assert np.abs(x @ np.asarray(folded) + shift - y).max() < 1e-13
-    assert dataclasses.is_dataclass(Statistics)
 
 
 # ----------------------------------------------------------------------------------------- errors
