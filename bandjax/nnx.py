@@ -250,6 +250,7 @@ def prepare(
     * Nothing is kept for a backward pass, nor rounded as for one: ``residual_dtype`` and ``saved``
       are without effect. Gradients, should they be asked for, are those of the prepared filters.
 
+    A layer's own ``method`` and ``implementation``, where they are named, hold for the copy too.
     Energy bands, whose box depends on the input, keep their taps, as do layers that are called on
     several sizes. Left alone are transposed convolutions, complex and integer ones, those with a
     ``conv_general_dilated`` or a call of their own, and layers whose parameters are read by others.

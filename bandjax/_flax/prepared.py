@@ -74,7 +74,7 @@ class Prepared:
         elif isinstance(hook, ConvGeneralDilated):
             spec = ConvSpec.of(hook, residual_dtype=None, recompute_filter=True)
         else:
-            spec = ConvSpec(method="direct")
+            spec = ConvSpec()
         domain: FilterDomain = getattr(layer, "param_domain", "spatial")
         size = sizes[0] if len(set(sizes)) == 1 else None
         if domain == "spectral":
@@ -181,9 +181,10 @@ class Prepared:
         }
 
     def _classes(self, geometry: ConvGeometry, domain: FilterDomain) -> list[type[Method]]:
-        """The classes that may compute the layer, as its implementation allows."""
-        platform, asked = jax.default_backend(), self.spec.implementation
+        """The classes that may compute the layer, as its method and implementation allow."""
+        platform, asked, named = jax.default_backend(), self.spec.implementation, self.spec.method
         found = [c for c in CLASSES if c.supports(geometry, self.dtype, platform, domain)]
+        found = [c for c in found if named in ("auto", c.name)]
         if asked == "native":
             return [c for c in found if c.native]
         there = native_call.supports(compute_dtype(self.dtype), platform)
