@@ -2,22 +2,27 @@
 #ifndef BANDJAX_FFI_CPU_CONTRACTIONS_H_
 #define BANDJAX_FFI_CPU_CONTRACTIONS_H_
 
+#include "given.h"
 #include "multiply.h"
 #include "narrow_multiply.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-template <typename A, typename S>
+// The filter, or its spectrum, in storage type F.
+template <typename A, typename S, typename F>
 void MultiplySum(const MultiplyArgs& args, Pool* pool) {
   const Multiplier<A, S> m(args);
   const S *a = static_cast<const S*>(args.x_re), *b = static_cast<const S*>(args.x_im);
   A *re = static_cast<A*>(args.y_re), *im = static_cast<A*>(args.y_im);
   const NarrowMultiplier<A, S> narrow(args);
+  const GivenProduct<A, S, F> given{args};
   if (m.depthwise()) {
     m.template SpreadDepthwise<true>(pool, a, b, re, im);
   } else if (narrow.pays()) {
     narrow.template Spread<true>(pool, a, b, re, im);
+  } else if (given.pays()) {
+    given.MultiplySum(pool);
   } else {
     m.template Spread<true>(pool, a, b, re, im);
   }
@@ -52,9 +57,14 @@ void FilterProduct(const MultiplyArgs& args, Pool* pool) {
 }
 
 inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {
-  if (args.type == Type::kFloat64) return MultiplySum<double, double>(args, pool);
-  if (args.x_type == Type::kBFloat16) return MultiplySum<float, BFloat16>(args, pool);
-  return MultiplySum<float, float>(args, pool);
+  if (args.type == Type::kFloat64) return MultiplySum<double, double, double>(args, pool);
+  const bool half = args.x_type == Type::kBFloat16;
+  if (args.w_type == Type::kBFloat16) {
+    return half ? MultiplySum<float, BFloat16, BFloat16>(args, pool)
+                : MultiplySum<float, float, BFloat16>(args, pool);
+  }
+  return half ? MultiplySum<float, BFloat16, float>(args, pool)
+              : MultiplySum<float, float, float>(args, pool);
 }
 
 inline void InputProductTyped(const MultiplyArgs& args, Pool* pool) {

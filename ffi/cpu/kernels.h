@@ -88,8 +88,9 @@ struct MultiplyArgs {
   const void* inner;  // (2, k1, t1)
   // Without taps (t0 = 0) its spectrum: real parts (k0, k1, in / groups, out), then imaginary ones.
   bool spectral() const { return t0 == 0; }
-  void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
-  Type x_type, type;  // storage of the input's spectrum; everything else
+  void* partial;       // as many filter gradients as SplitFilter() has parts, if more than one
+  Type x_type, type;   // storage of the input's spectrum; everything else
+  Type w_type = type;  // of a given spectrum, where an output is made of it; elsewhere `type`
   // Whether spectra and tables are those of real signals in two axes or more: at column frequency
   // 0, row k0 - u is the conjugate of row u, row 0 is real, and so is the inner table.
   bool hermitian = false;
