@@ -70,6 +70,11 @@ class Method(abc.ABC):
     reads_bfloat16: ClassVar[bool] = False
     by_taps: ClassVar[bool] = False
 
+    @property
+    def reads_bfloat16_filter(self) -> bool:
+        """Whether a prepared filter may be bfloat16 while it computes."""
+        return False
+
     @classmethod
     @abc.abstractmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
@@ -389,6 +394,13 @@ class NativeDft(Method):
         dft = dataclasses.replace(dft, shift=shift)
         return native_product.NativeProductSpec(dft, self.geometry.groups, self.precision, spectral)
 
+    @property
+    def reads_bfloat16_filter(self) -> bool:
+        """On the CPU, but for depthwise convolutions."""
+        geometry = self.geometry
+        depthwise = geometry.groups == geometry.in_features == geometry.out_features
+        return self.filter_domain == "prepared" and not depthwise
+
     def prepared(self, spectrum: Float[Array, "2 *box c O"]) -> Float[Array, "2 *box c O"]:
         """Turned to where the centres of input and output are, from which the kernels measure."""
         given = dataclasses.replace(self, filter_domain="spectral")
@@ -411,7 +423,8 @@ class NativeDft(Method):
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         spectrum = native_product.multiply_sum(self._product, self.spectrum(residual), kernel)
-        spec = self._transform(self.output_dft, jnp.dtype(dtype), kernel.dtype)
+        compute = compute_dtype(kernel.dtype)
+        spec = self._transform(self.output_dft, jnp.dtype(dtype), compute)
         return native_transform.synthesis(spec, spectrum)
 
     def gradients(

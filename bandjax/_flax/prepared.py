@@ -136,7 +136,8 @@ class Prepared:
     def cost(self, geometry: ConvGeometry) -> float:
         """What the rule of ``method="auto"`` estimates."""
         given = self.domain != "spatial"
-        target = Target(jax.default_backend(), self.dtype, self.precision, given=given)
+        platform = jax.default_backend()
+        target = Target(platform, self.dtype, self.precision, given=given, inference=True)
         return self._chosen(geometry).cost(geometry, target)
 
     def name(self, geometry: ConvGeometry) -> str:

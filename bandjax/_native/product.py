@@ -27,6 +27,7 @@ from bandjax._spectra.types import (
     OutputSpectrum,
     Precision,
     Spectrum,
+    compute_dtype,
 )
 from bandjax._tables import tables
 
@@ -158,7 +159,7 @@ def _product_operation(which: str, spec: NativeProductSpec, dtype: np.dtype[Any]
 
     def filter_spectrum(w: jax.Array, outer: jax.Array, inner: jax.Array) -> Spectrum:
         if spec.spectral:
-            re, im = jnp.split(w, 2)
+            re, im = jnp.split(w.astype(dtype), 2)
             return re, im
         re, im = (einsum("vt,stco->vsco", plane, w) for plane in inner)
         sums = functools.partial(einsum, "us,vsco->uvco")
@@ -294,7 +295,7 @@ def _multiply_sum(
         x = x[0].astype(w.dtype), x[1].astype(w.dtype)
         w_spectrum = _filter_spectrum(spec, w)
         return complex_product(spec.product, "ngc,cgo->ngo", x, w_spectrum, conjugate=True)
-    re, im = _call_product("multiply_sum", spec, w.dtype, x, w)
+    re, im = _call_product("multiply_sum", spec, compute_dtype(w.dtype), x, w)
     return spec.boxed(re), spec.boxed(im)
 
 
