@@ -140,9 +140,31 @@ def test_spectra_in_half_the_memory(monkeypatch, dtype):
     model.eval()
     kept = prepared.layers[0].kernel_spectrum[...]
     assert kept.dtype == (dtype or jnp.float32)
-    gap = oracle.relative_gap(prepared(X), np.asarray(model(X)))
-    assert gap < 1e-5 if dtype is None else 1e-4 < gap < 1e-2
-    assert prepared(X).dtype == jnp.float32
+    for x in (X, np.tile(X, (7, 1, 1, 1))):  # few examples, and many
+        gap = oracle.relative_gap(prepared(x), np.asarray(model(x)))
+        assert gap < 1e-5 if dtype is None else 1e-4 < gap < 1e-2
+        assert prepared(x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("examples", [1, 12, 13])
+def test_kernels_read_spectra_in_bfloat16(groups, examples):
+    """To float32's rounding they are those of the same numbers in float32."""
+    layer = bandjax.BandConv(
+        4, 4 if groups == 4 else 22, (3, 3), band=HALF, feature_group_count=groups, rngs=nnx.Rngs(0)
+    )
+    x = jnp.asarray(NUMBERS.normal(size=(examples, 9, 8, 4)), jnp.float32)
+    whole = ways.Prepared.of(layer, layer.kernel, [(9, 8)], jnp.float32)
+    found = unpruned(whole, x.shape, layer.kernel.shape)
+    for way in (way for way in found.values() if way.domain == "prepared"):
+        half = whole.filter(way, layer.kernel[...], x.shape, jnp.bfloat16)
+        got, wanted = (way(x, kernel, None) for kernel in (half, half.astype(jnp.float32)))
+        assert half.dtype == jnp.bfloat16
+        assert oracle.relative_gap(got, np.asarray(wanted)) < 1e-5
+    filters = half, half.astype(jnp.float32)
+    ours, theirs = (jax.grad(lambda w: (way(x, w, None) ** 2).sum())(w) for w in filters)
+    assert ours.dtype == jnp.bfloat16
+    assert oracle.relative_gap(ours, np.asarray(theirs)) < 1e-2
 
 
 @pytest.mark.parametrize("way", ["spectrum", "taps"])
