@@ -95,6 +95,7 @@ class Block(nnx.Module):
 BY_BLOCK = {"norm1": "conv1", "norm2": "conv2", "shortcut_norm": "shortcut"}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("band", ["dense", None, HALF, Modes(1, 2)], ids=str)
 @pytest.mark.parametrize("strides", [1, 2])
 def test_a_residual_block(band, strides):
@@ -188,6 +189,7 @@ FOLDED = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", FOLDED)
 def test_norms_that_are_folded(name):
     _, report = same(drawn(FOLDED[name]()))
