@@ -34,6 +34,8 @@ from bandjax._conv.remat import save_spectra as save_spectra
 from bandjax._conv.spectral_conv import spectral_conv as spectral_conv
 from bandjax._flax.allocate import allocate as allocate
 from bandjax._flax.calibrate import calibrate as calibrate
+from bandjax._flax.prepare_report import PreparedLayer as PreparedLayer
+from bandjax._flax.prepare_report import PrepareReport as PrepareReport
 from bandjax._flax.select import ConvLayer as ConvLayer
 from bandjax._flax.select import LimitReport as LimitReport
 from bandjax._flax.summary import LayerSummary as LayerSummary

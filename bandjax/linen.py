@@ -15,11 +15,13 @@ from bandjax._bands.plan import Plan
 from bandjax._conv.pool import spectral_pool
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.linen_models import Limiting, entered
+from bandjax._flax.linen_prepare import prepare_model
+from bandjax._flax.prepare_report import PrepareReport
 from bandjax._flax.select import Limit, LimitReport, Where
 from bandjax._saved import compress
 from bandjax.codecs import Codec, Dct
 
-__all__ = ["BandConv", "band_limited", "compress_saved", "spectral_pool"]
+__all__ = ["BandConv", "band_limited", "compress_saved", "prepare", "spectral_pool"]
 
 
 class band_limited:  # noqa: N801  As contextlib names such classes.
@@ -111,6 +113,55 @@ class band_limited:  # noqa: N801  As contextlib names such classes.
             return out
 
         return call
+
+
+def prepare(
+    model: Any,
+    variables: Any,
+    *inputs: Any,
+    rngs: Any = None,
+    dtype: jax.typing.DTypeLike | None = None,
+    measure: bool = True,
+    **keywords: Any,
+) -> tuple[Callable[..., Any], dict[str, Any], PrepareReport]:
+    """Returns what applies a model in inference, and the variables for it.
+
+    ``apply(prepared, *inputs, **keywords)`` gives what ``model.apply(variables, *inputs,
+    **keywords)`` does, to rounding; what is done to filters and batch norms is what
+    :func:`bandjax.nnx.prepare` does. Within a :class:`band_limited` context, or decorated by it,
+    this function prepares the band-limited model; ``apply`` needs no context.
+
+    Args:
+      model: a module.
+      variables: its parameters and other collections, which are not changed.
+      *inputs: what the model is called with, arrays, ``jax.ShapeDtypeStruct`` or shapes. Their
+        batch is the one that is measured.
+      rngs: as ``apply`` takes them, if the model needs them in inference too.
+      dtype, measure: see :func:`bandjax.nnx.prepare`.
+      **keywords: further arguments of the model, those for inference: ``train=False``. Norms that
+        do not use their running statistics are not folded.
+
+    Returns:
+      A function with the arguments of ``model.apply``; the variables that go with it, which lack
+      what folded norms had; and a :class:`bandjax.PrepareReport` of the layers that are called.
+
+    Raises:
+      TypeError, ValueError: as :func:`bandjax.nnx.prepare`. ``apply`` raises ValueError for other
+        variables than these.
+
+    Example:
+      >>> model = nn.Sequential(
+      ...     [nn.Conv(8, (3, 3)), nn.BatchNorm(use_running_average=True), nn.relu]
+      ... )
+      >>> x = jnp.ones((1, 32, 32, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> apply, prepared, report = prepare(model, variables, x, measure=False)
+      >>> report.norms, list(prepared)
+      ({'layers_1': 'layers_0'}, ['params'])
+      >>> bool(jnp.allclose(apply(prepared, x), model.apply(variables, x), atol=1e-5))
+      True
+    """
+    return prepare_model(model, variables, inputs, keywords, rngs, dtype, measure)
 
 
 def compress_saved(

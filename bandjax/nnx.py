@@ -15,6 +15,8 @@ from bandjax._conv.pool import spectral_pool
 from bandjax._conv.remat import checkpoint, save_spectra, split_static
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
+from bandjax._flax.nnx_prepare import prepare_model
+from bandjax._flax.prepare_report import PrepareReport
 from bandjax._flax.select import Limit, LimitReport, Where
 from bandjax._saved import compress
 from bandjax.codecs import Codec, Dct
@@ -23,6 +25,7 @@ __all__ = [
     "BandConv",
     "band_limit",
     "compress_saved",
+    "prepare",
     "remat",
     "spectral_pool",
     "to_spatial",
@@ -222,3 +225,69 @@ def band_limit(
     """
     limit = Limit.of(band, grid, method, implementation, residual_dtype, recompute_filter)
     return limit_model(model, limit, where, strict, pools)
+
+
+def prepare(
+    model: nnx.Module,
+    *inputs: Any,
+    dtype: jax.typing.DTypeLike | None = None,
+    measure: bool = True,
+    **keywords: Any,
+) -> tuple[Any, PrepareReport]:
+    """Returns a copy of a model that is made for inference.
+
+    The copy, in evaluation mode, gives what the model in evaluation mode does, to rounding.
+
+    * What does not change from call to call is made once. Of each convolution the taps are kept, or
+      the filter's spectrum, whichever is faster: taps with the native kernels, taps with the
+      backend's own convolution (of the input's projection, if there is a band), the spectrum with
+      each method of products over frequencies. All of them are measured on this machine, at the
+      sizes and the batch of ``inputs``.
+    * A batch norm that alone reads the output of one convolution, or of one ``nnx.Linear``, is done
+      by it: its factor goes into the kernel, its shift into the bias. That it does is seen in a
+      trace of the model; where the output goes anywhere else too, norms stay as they are. A norm
+      before a convolution is not folded into it: padding is zero after the norm.
+    * Nothing is kept for a backward pass, nor rounded as for one: ``residual_dtype`` and ``saved``
+      are without effect. Gradients, should they be asked for, are those of the prepared filters.
+
+    A layer's own ``method`` and ``implementation``, where they are named, hold for the copy too.
+    Energy bands, whose box depends on the input, keep their taps, as do layers that are called on
+    several sizes. Left alone are transposed convolutions, complex and integer ones, those with a
+    ``conv_general_dilated`` or a call of their own, and layers whose parameters are read by others.
+
+    The copy takes inputs of the sizes that it was prepared for, in batches of any number. It holds
+    other parameters than the model; keep the model to train on, or to save.
+
+    Args:
+      model: a module, which is not changed.
+      *inputs: what the model is called with, arrays, ``jax.ShapeDtypeStruct`` or shapes. Their
+        batch is the one that is measured.
+      dtype: ``jnp.bfloat16`` to keep spectra in half the memory, rounded; None for float32 (float64
+        of a layer that computes so).
+      measure: whether to measure; if not, the estimates of ``method="auto"`` decide, which are
+        those of a training step.
+      **keywords: further arguments of the model.
+
+    Returns:
+      The prepared copy, and a :class:`bandjax.PrepareReport` of its layers.
+
+    Raises:
+      TypeError: an argument of the wrong type.
+      ValueError: there is no convolution, one is not called, or ``dtype`` is another type. Calls of
+        the copy raise it where inputs have another size than what it was prepared for, and in
+        training mode.
+
+    Example:
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...     BandConv(3, 8, (3, 3), band=Compression(0.5), rngs=rngs),
+      ...     nnx.BatchNorm(8, rngs=rngs),
+      ...     nnx.relu,
+      ... )
+      >>> prepared, report = prepare(model, (1, 32, 32, 3), measure=False)
+      >>> report.norms
+      {'layers.1': 'layers.0'}
+      >>> prepared(jnp.ones((4, 32, 32, 3))).shape
+      (4, 32, 32, 8)
+    """
+    return prepare_model(model, inputs, keywords, dtype, measure)

@@ -71,7 +71,7 @@ def choose(
         classes = [
             c for c in classes if c.native or c is Direct or (c is Fft and platform != "cpu")
         ]
-    target = Target(platform, dtype, precision, given=domain == "spectral")
+    target = Target(platform, dtype, precision, given=domain != "spatial")
     return min(classes, key=lambda c: c.cost(geometry, target))
 
 

@@ -43,12 +43,14 @@ class Target:
       dtype: of the arrays.
       precision: of products.
       given: whether the filter is given by its spectrum, which no transform need make.
+      inference: whether the forward pass alone is computed.
     """
 
     platform: str
     dtype: np.dtype[Any]
     precision: Precision = None
     given: bool = False
+    inference: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +229,7 @@ _NATIVE_TAP_FEW = 0.15  # the same of few examples, whose kernels keep that coef
 _FEW_EXAMPLES = 12  # kRows of ffi/cpu/narrow.h
 _NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a whole
 _NATIVE_GIVEN = 4.0  # one coefficient of a spectrum that is given
+_NATIVE_GIVEN_FEW = 0.6  # three times that in the forward pass of few examples
 _NATIVE_TABLE = 0.004  # one multiply-add of a transform
 _NATIVE_SAMPLE = 0.56  # one number that is moved
 _NATIVE_CALLS = 5.5e4
@@ -240,7 +243,9 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
     if pairs == inputs == outputs:  # depthwise
         products = 9 * _NATIVE_DEPTHWISE * kept * batch * pairs
     elif target.given:
-        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_GIVEN)
+        read_once = target.inference and batch <= _FEW_EXAMPLES
+        each = _NATIVE_GIVEN_FEW if read_once else _NATIVE_GIVEN
+        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + each)
     elif whole_filter(sums, outputs // geometry.groups):
         products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
     else:

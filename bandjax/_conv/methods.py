@@ -35,7 +35,7 @@ from bandjax._spectra.product import ProductSpec, multiply_sum
 from bandjax._spectra.transform import TransformSpec, from_spectrum, to_spectrum
 from bandjax._spectra.types import FilterSpectrum, InputSpectrum, Precision, compute_dtype
 
-FilterDomain = Literal["spatial", "spectral"]
+FilterDomain = Literal["spatial", "spectral", "prepared"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Method(abc.ABC):
     Arrays have one batch axis: ``x`` is ``(N, *spatial, C)``, ``y`` ``(N, *spatial_out, O)``,
     spectra are frequency-major pairs of real arrays ``(*box, N, C)``. ``kernel`` holds taps
     ``(*taps, C / groups, O)`` or, in the "spectral" domain, the filter's spectrum ``(2, *box,
-    C / groups, O)`` measured from the filter's centre.
+    C / groups, O)`` measured from the filter's centre. In the "prepared" domain it is that spectrum
+    as the method's own products take it, which :meth:`prepared` makes once.
 
     Attributes:
       geometry: grid, box and sample positions.
@@ -69,6 +70,11 @@ class Method(abc.ABC):
     native: ClassVar[bool] = False
     reads_bfloat16: ClassVar[bool] = False
     by_taps: ClassVar[bool] = False
+
+    @property
+    def reads_bfloat16_filter(self) -> bool:
+        """Whether a prepared filter may be bfloat16 while it computes."""
+        return False
 
     @classmethod
     @abc.abstractmethod
@@ -99,6 +105,10 @@ class Method(abc.ABC):
         ``dtype`` is that of the result with native kernels; it is the kernel's without.
         """
 
+    def prepared(self, spectrum: Float[Array, "2 *box c O"]) -> Float[Array, "2 *box c O"]:
+        """Returns a spectral filter as the "prepared" domain has it."""
+        return spectrum
+
     @property
     def keeps_filter(self) -> bool:
         """Whether the filter's spectrum is a residual."""
@@ -125,7 +135,7 @@ class Method(abc.ABC):
     @property
     def output_dft(self) -> PartialDFT:
         """``S`` transposed: of the outputs."""
-        if self.filter_domain == "spectral":
+        if self.filter_domain != "spatial":
             points = [range(0, axis.out * axis.stride, axis.stride) for axis in self.geometry.axes]
         else:
             points = [axis.output_points for axis in self.geometry.axes]
@@ -186,7 +196,7 @@ class XlaMethod(Method):
 
     def filter_spectrum(self, kernel: Float[Array, "*taps c O"]) -> FilterSpectrum:
         """Returns ``B w``, two times ``(*box, C / groups, O)``."""
-        if self.filter_domain == "spectral":
+        if self.filter_domain != "spatial":
             return kernel[0], kernel[1]
         return to_spectrum(self.transform, self.kernel_dft, kernel)
 
@@ -379,17 +389,31 @@ class NativeDft(Method):
         return matrix_unit_precision(self.precision, dtype) == "bf16"
 
     def _product(self, dtype: Any) -> native_product.NativeProductSpec:
-        spectral = self.filter_domain == "spectral"
+        spectral = self.filter_domain != "spatial"
         outputs = self.output_dft.points
         shift = tuple(
             out[0] + out[-1] - axis.input_points[0] - axis.input_points[-1]
             for out, axis in zip(outputs, self.geometry.axes, strict=True)
         )
+        if self.filter_domain == "prepared":
+            shift = (0,) * len(shift)
         dft = self.dft((range(1),) * len(shift)) if spectral else self.kernel_dft
         dft = dataclasses.replace(dft, shift=shift)
         return native_product.NativeProductSpec(
             dft, self.geometry.groups, self.precision, spectral, self._half(dtype)
         )
+
+    @property
+    def reads_bfloat16_filter(self) -> bool:
+        """On the CPU, but for depthwise convolutions."""
+        geometry = self.geometry
+        depthwise = geometry.groups == geometry.in_features == geometry.out_features
+        return self.filter_domain == "prepared" and not depthwise
+
+    def prepared(self, spectrum: Float[Array, "2 *box c O"]) -> Float[Array, "2 *box c O"]:
+        """Turned to where the centres of input and output are, from which the kernels measure."""
+        given = dataclasses.replace(self, filter_domain="spectral")
+        return native_product.turned(given._product(spectrum.dtype), spectrum)
 
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""

@@ -44,9 +44,11 @@ def _forward(
 
 def _backward(method: Method, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
     stored, level, kernel, filter_spectrum = residuals
-    residual = method.format.decode(stored, kernel.dtype)
+    compute = compute_dtype(kernel.dtype)
+    residual = method.format.decode(stored, compute)
     ct = jnp.asarray(cts[0])  # The caller's may be NumPy's.
-    return method.gradients(residual, kernel, filter_spectrum, ct, level)
+    ct_x, ct_kernel = method.gradients(residual, kernel.astype(compute), filter_spectrum, ct, level)
+    return ct_x, ct_kernel.astype(kernel.dtype)
 
 
 convolve.defvjp(_forward, _backward)
@@ -59,20 +61,20 @@ def _save(
 
     The forward pass goes on from the rounded numbers: recomputation then starts from what is kept.
     """
-    geometry, form = method.geometry, method.format
+    geometry, form, compute = method.geometry, method.format, compute_dtype(kernel.dtype)
     if geometry.energy is None:
         whole = x if geometry.keeps_input else method.analyse(x)
         stored = with_name(form.encode(whole, x.dtype), SPECTRUM_NAME)
-        return stored, None, form.decode(stored, kernel.dtype)
+        return stored, None, form.decode(stored, compute)
     if geometry.keeps_input:
         stored = with_name(form.encode(x, x.dtype), SPECTRUM_NAME)
-        spectrum = method.spectrum(form.decode(stored, kernel.dtype))
+        spectrum = method.spectrum(form.decode(stored, compute))
         level = with_name(energy.find_level(geometry, spectrum, x), SPECTRUM_NAME)
         return stored, level, method.cut(spectrum, level)
     spectrum = method.analyse(x)
     level = with_name(energy.find_level(geometry, spectrum, x), SPECTRUM_NAME)
     stored = with_name(form.encode(method.cut(spectrum, level), x.dtype), SPECTRUM_NAME)
-    return stored, level, form.decode(stored, kernel.dtype)
+    return stored, level, form.decode(stored, compute)
 
 
 def apply(
@@ -108,7 +110,9 @@ def apply(
     x = x.reshape(-1, *x.shape[x.ndim - rank - 1 :]) if x.ndim != rank + 2 else x
     # Some methods read and write bfloat16 themselves.
     stored = dtype if method.reads_bfloat16 and dtype == jnp.bfloat16 else compute
-    y, level = by(method, x.astype(stored), kernel.astype(compute))
+    if not (method.reads_bfloat16_filter and kernel.dtype == jnp.bfloat16):
+        kernel = kernel.astype(compute)
+    y, level = by(method, x.astype(stored), kernel)
     if level is not None:
         modes = energy.modes_of(geometry, level)
     return y.astype(dtype).reshape(geometry.output_shape), modes

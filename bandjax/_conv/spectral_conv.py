@@ -124,9 +124,7 @@ def spectral_conv(
     limits = modes_of_box(kernel_spectrum.shape[1:-2], own)
     there = modes_at(limits, own, circle)
     geometry = same(Modes(*there))
-    spectrum = tuple(_crop(part, limits, there) for part in kernel_spectrum)
-    # One array, for what spreads arrays over devices knows two.
-    kernel = jnp.stack(spectrum)
+    kernel = cropped(kernel_spectrum, limits, there)
     y, _ = run(spec, geometry, x, kernel, precision, out_sharding, domain="spectral")
     return y
 
@@ -139,6 +137,14 @@ def modes_at(
         u if g == h else min(u, (g - 1) // 2, (h - 1) // 2)
         for u, g, h in zip(limits, own, circle, strict=True)
     )
+
+
+def cropped(
+    spectrum: Float[Array, "2 *box c O"], limits: tuple[int, ...], there: tuple[int, ...]
+) -> Float[Array, "2 *box c O"]:
+    """Cuts the box of ``there`` out of a filter's spectrum with that of ``limits``."""
+    # One array, for what spreads arrays over devices knows two.
+    return jnp.stack([_crop(part, limits, there) for part in spectrum])
 
 
 def _crop(

@@ -70,6 +70,16 @@ def entered(handler: Handler) -> Iterator[None]:
         handlers.remove(handler)
 
 
+@contextlib.contextmanager
+def left() -> Iterator[None]:
+    """Leaves every context for a while: no handler meets a layer."""
+    handlers, _ENTERED.handlers = _ENTERED.handlers, []
+    try:
+        yield
+    finally:
+        _ENTERED.handlers = handlers
+
+
 def _intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     """Calls a method of a module; where it is a convolution, as the innermost handler says."""
     module = context.module
@@ -123,7 +133,7 @@ def _call(
             return convolution(*arguments, **options)
 
         changes = {**changes, "conv_general_dilated": told}
-    with _changed(layer.module, {**changes, _MARK: asked}):
+    with changed(layer.module, {**changes, _MARK: asked}):
         out = method(*args, **kwargs)
     if convolution is not None and not reached:
         raise TypeError(
@@ -135,7 +145,7 @@ def _call(
 
 
 @contextlib.contextmanager
-def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
+def changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
     """Sets attributes of a frozen module for a while."""
     before = {name: vars(module)[name] for name in changes if name in vars(module)}
     try:

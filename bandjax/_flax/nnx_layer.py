@@ -210,11 +210,15 @@ def to_spatial(model: nnx.Module) -> list[str]:
 
 
 def _band_convs(model: nnx.Module) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         ".".join(map(str, path)): layer
         for path, layer in nnx.iter_modules(model)
         if isinstance(layer, BandConv)
     }
+    for path, layer in found.items():
+        if layer.param_domain == "prepared":
+            raise ValueError(f"layer {path!r} is prepared for inference")
+    return found
 
 
 def _make_spectral(layer: Any, spatial_shape: Sequence[int]) -> None:

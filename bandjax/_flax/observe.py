@@ -59,8 +59,7 @@ def observe(
     # Without Flax there is no module of Flax.
     nnx, linen = sys.modules.get("flax.nnx"), sys.modules.get("flax.linen")
     arguments = tuple(map(abstract, inputs))
-    traced = {name: value for name, value in keywords.items() if _is_arrays(value)}
-    static = {name: value for name, value in keywords.items() if name not in traced}
+    traced, static = split_keywords(keywords)
     if nnx is not None and isinstance(model, nnx.Module):
         for name, value in (("variables", variables), ("rngs", rngs)):
             if value is not None:
@@ -78,6 +77,12 @@ def abstract(x: Any) -> Any:
     if isinstance(x, tuple | list) and all(type(n) is int for n in x):
         return jax.ShapeDtypeStruct(tuple(x), "float32")
     return x
+
+
+def split_keywords(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the arguments that are arrays, or pytrees of nothing else, and the others."""
+    traced = {name: value for name, value in keywords.items() if _is_arrays(value)}
+    return traced, {name: value for name, value in keywords.items() if name not in traced}
 
 
 def _is_arrays(value: Any) -> bool:

@@ -89,8 +89,11 @@ def refusal(layer: ConvLayer) -> str | None:
     dtype = layer.module.dtype or layer.module.param_dtype
     if not jnp.issubdtype(dtype, jnp.inexact):
         return f"it computes in {jnp.dtype(dtype)}, only floating-point and complex types can"
-    if getattr(layer.module, "param_domain", "spatial") == "spectral":
+    domain = getattr(layer.module, "param_domain", "spatial")
+    if domain == "spectral":
         return "its parameters are spectral, of a band of their own"
+    if domain == "prepared":
+        return "it is prepared for inference"
     custom = layer.module.conv_general_dilated
     own = custom in (None, jax.lax.conv_general_dilated) or isinstance(custom, ConvGeneralDilated)
     if not own or getattr(layer.module, "conv_general_dilated_cls", None) is not None:

@@ -144,10 +144,10 @@ def _flat_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
     if not spec.spectral:
         return _flat(spec.dft, w, kept=False)
     first, *others = spec.dft.box
-    return _turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
+    return turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
 
 
-def _turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
+def turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
     """A given spectrum, measured from the filter's centre, to what the kernels take, or back."""
     if not any(spec.dft.shift):
         return w
@@ -175,7 +175,7 @@ def _product_operation(
 
     def filter_spectrum(w: jax.Array, outer: jax.Array, inner: jax.Array) -> Spectrum:
         if spec.spectral:
-            re, im = jnp.split(w, 2)
+            re, im = jnp.split(w.astype(dtype), 2)
             return re, im
         re, im = (einsum("vt,stco->vsco", plane, w) for plane in inner)
         sums = functools.partial(einsum, "us,vsco->uvco")
@@ -315,7 +315,8 @@ def _multiply_sum(
         x = x[0].astype(w.dtype), x[1].astype(w.dtype)
         w_spectrum = _filter_spectrum(spec, w)
         return complex_product(spec.product, "ngc,cgo->ngo", x, w_spectrum, conjugate=True)
-    re, im = _call_product("multiply_sum", spec, w.dtype, spec.result_dtype(w.dtype, *x), x, w)
+    dtype = compute_dtype(w.dtype)
+    re, im = _call_product("multiply_sum", spec, dtype, spec.result_dtype(dtype, *x), x, w)
     return spec.boxed(re), spec.boxed(im)
 
 
@@ -348,7 +349,7 @@ def _filter_product(
         return _filter_from_spectrum(spec, ct)
     (w,) = _call_product("filter_product", spec, dtype, dtype, x, y)
     if spec.spectral:
-        return _turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
+        return turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
     return w.reshape(*spec.dft.shape, *w.shape[2:])
 
 

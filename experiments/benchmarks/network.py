@@ -102,6 +102,9 @@ def _candidate(
             **options,
         )
         compute_in(model, "bf16" if precision == "bf16" else "float32")
+        if side != "flax" and not training:
+            spectra = jnp.bfloat16 if precision == "bf16" else None
+            model, _ = bandjax.nnx.prepare(model, images, dtype=spectra)
         traced, call = _step(model, images, labels) if training else _logits(model, images)
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error

@@ -2,6 +2,7 @@
 #ifndef BANDJAX_FFI_CPU_CONTRACTIONS_H_
 #define BANDJAX_FFI_CPU_CONTRACTIONS_H_
 
+#include "given.h"
 #include "multiply.h"
 #include "narrow_multiply.h"
 
@@ -19,6 +20,12 @@ void MultiplySum(const MultiplyArgs& args, Pool* pool) {
     m.template SpreadDepthwise<true>(pool, a, b, re, im);
   } else if (narrow.pays()) {
     narrow.template Spread<true>(pool, a, b, re, im);
+  } else if (GivenProduct<A, S, T, A>{args}.pays()) {
+    if (sizeof(A) == 4 && args.w_type == Type::kBFloat16) {
+      GivenProduct<A, S, T, BFloat16>{args}.MultiplySum(pool);
+    } else {
+      GivenProduct<A, S, T, A>{args}.MultiplySum(pool);
+    }
   } else {
     m.template Spread<true>(pool, a, b, re, im);
   }

@@ -72,18 +72,20 @@ struct Filter {
     return static_cast<A*>(args.taps) + ((t0 * args.t1 + t1) * in + c) * args.out + o;
   }
 
-  // The given spectrum at a frequency.
-  A* Given(int64_t u0, int64_t u1, int64_t c, int64_t o) const {
-    return static_cast<A*>(args.taps) + ((u0 * args.k1 + u1) * in + c) * args.out + o;
+  // The given spectrum at a frequency, in storage type F.
+  template <typename F = A>
+  F* Given(int64_t u0, int64_t u1, int64_t c, int64_t o) const {
+    return static_cast<F*>(args.taps) + ((u0 * args.k1 + u1) * in + c) * args.out + o;
   }
   int64_t GivenPlane() const { return args.k0 * args.k1 * in * args.out; }
 
   // A panel of the given spectrum: rows are input channels, columns output channels.
+  template <typename F>
   void GivenForward(int64_t u0, int64_t u1, int64_t row0, int64_t rows, int64_t column0,
                     int64_t columns, A* panel, int64_t width) const {
     const int64_t imaginary = GivenPlane(), ahead = kAhead * args.out;
     for (int64_t r = 0; r < rows; ++r) {
-      const A* from = Given(u0, u1, row0 + r, column0);
+      const F* from = Given<F>(u0, u1, row0 + r, column0);
       for (int64_t v = 0; v < width; v += kLane) {
         __builtin_prefetch(from + v + ahead);
         __builtin_prefetch(from + v + imaginary + ahead);

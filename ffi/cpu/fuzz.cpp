@@ -211,6 +211,8 @@ class Fuzz : public PackFuzz {
     a.x_type = type[0], a.y_type = type[1];
     a.type = a.y_type == Type::kFloat64 ? Type::kFloat64 : Type::kFloat32;
     if (Once(3)) a.t0 = a.t1 = 0;  // the filter's spectrum in place of taps
+    const bool half = a.spectral() && a.type == Type::kFloat32 && in * out > 1 && Once(2);
+    a.w_type = a.type;
     a.hermitian = !a.spectral() && Once(2);
     std::string shape = a.hermitian ? "hermitian " : "";
     for (int64_t size : {a.k0, a.k1, a.n, a.in, a.out, a.groups, a.t0, a.t1}) {
@@ -312,12 +314,15 @@ class Fuzz : public PackFuzz {
     using Results = std::vector<Buffer>;
     const Buffer from_x_re(a.x_type, x_re), from_x_im(a.x_type, x_im);
     const Buffer from_y_re(a.y_type, y_re), from_y_im(a.y_type, y_im);
-    Check<MultiplyArgs>("multiply_sum", shape, &Kernels::multiply_sum, a,
-                        {{a.y_type, &out_re}, {a.y_type, &out_im}},
+    const Buffer w_half(Type::kBFloat16, half ? w : Numbers());
+    if (half) a.w_type = Type::kBFloat16, a.taps = w_half.data();
+    Check<MultiplyArgs>("multiply_sum", shape + (half ? " half filter" : ""),
+                        &Kernels::multiply_sum, a, {{a.y_type, &out_re}, {a.y_type, &out_im}},
                         [&](MultiplyArgs* args, const Results& result) {
                           args->x_re = from_x_re.data(), args->x_im = from_x_im.data();
                           args->y_re = result[0].data(), args->y_im = result[1].data();
                         });
+    a.w_type = a.type, a.taps = w_buffer.data();
     const int64_t chunks = a.spectral() ? 1 : SplitFilter(a).parts();
     const Buffer partial(a.type, chunks > 1 ? chunks * taps : 0);
     Check<MultiplyArgs>("filter_product", shape, &Kernels::filter_product, a, {{a.type, &dw}},

@@ -44,6 +44,10 @@ BANDJAX_INLINE Word PairUpTo(const BFloat16* re, const BFloat16* im, int64_t cou
   return PairOf(low, high);
 }
 
+BANDJAX_INLINE Word PairUpTo(const float* re, const float* im, int64_t count) {
+  return PairOf(LoadUpTo<float>(re, count), LoadUpTo<float>(im, count));
+}
+
 // The two factors on the right of c + id, `imaginary` numbers apart.
 template <bool kConjugate>
 BANDJAX_INLINE void StorePairs(Pair* block, int64_t imaginary, Word pair) {
@@ -126,11 +130,19 @@ struct HalfMultiplier : Filter<float> {
     const int64_t imaginary = Padded(rows) * kBlock, ahead = kAhead * args.out;
     for (int64_t v = 0; v < width; v += kBlock, panel += 2 * imaginary) {
       for (int64_t r = 0; r < rows; ++r) {
-        const float *re = Given(u0, u1, row0 + r, column0 + v), *im = re + GivenPlane();
-        __builtin_prefetch(re + ahead);
-        __builtin_prefetch(im + ahead);
-        const Word pair = PairOf(LoadUpTo<float>(re, columns - v), LoadUpTo<float>(im, columns - v));
-        StorePairs<true>(panel + r * kBlock, imaginary, pair);
+        const int64_t at = ((u0 * args.k1 + u1) * in + row0 + r) * args.out + column0 + v;
+        const auto pair = [&](const auto* re, const auto* im) {
+          __builtin_prefetch(re + ahead);
+          __builtin_prefetch(im + ahead);
+          StorePairs<true>(panel + r * kBlock, imaginary, PairUpTo(re, im, columns - v));
+        };
+        if (args.w_type == Type::kBFloat16) {
+          const BFloat16* re = static_cast<const BFloat16*>(args.taps) + at;
+          pair(re, re + GivenPlane());
+        } else {
+          const float* re = static_cast<const float*>(args.taps) + at;
+          pair(re, re + GivenPlane());
+        }
       }
     }
   }
@@ -145,7 +157,7 @@ struct HalfMultiplier : Filter<float> {
           square[i] = Vec<float>{};
           if (v + i >= columns) continue;
           const float *re = Given(u0, u1, column0 + v + i, row0 + r), *im = re + GivenPlane();
-          square[i] = (Vec<float>)PairOf(LoadUpTo<float>(re, rows - r), LoadUpTo<float>(im, rows - r));
+          square[i] = (Vec<float>)PairUpTo(re, im, rows - r);
         }
         Transpose<float>(square);
         for (int64_t i = 0; i < Min(kBlock, rows - r); ++i) {

@@ -249,17 +249,23 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
       !HasShape(outer, {2, args->k0, args->t0}) || !HasShape(inner, {2, args->k1, args->t1})) {
     return Invalid("spectra, taps and filter tables do not fit together");
   }
-  const ffi::DataType type = taps.element_type();
+  const ffi::DataType type = outer.element_type();
   if (!KnownType(x_re.element_type(), &args->x_type) ||
       !KnownType(y_re.element_type(), &args->y_type) || !KnownType(type, &args->type) ||
+      !KnownType(taps.element_type(), &args->w_type) ||
       x_im.element_type() != x_re.element_type() || y_im.element_type() != y_re.element_type() ||
-      outer.element_type() != type || inner.element_type() != type || type == ffi::BF16 ||
+      (args->w_type != args->type && !(spectral && args->w_type == Type::kBFloat16)) ||
+      inner.element_type() != type || type == ffi::BF16 ||
       (type == ffi::F64) != (args->x_type == Type::kFloat64) ||
       (type == ffi::F64) != (args->y_type == Type::kFloat64) ||
       (args->y_type == Type::kBFloat16 && args->x_type != Type::kBFloat16)) {
     return Invalid(
         "all must be float32, or all float64; with float32 the input's spectrum may be bfloat16, or "
-        "both spectra");
+        "both spectra, and a given one of the filter");
+  }
+  const bool depthwise = w[2] == 1 && args->out == groups;
+  if (args->w_type != args->type && (args->type != Type::kFloat32 || depthwise)) {
+    return Invalid("a filter's spectrum in bfloat16 is for sums in float32, not depthwise");
   }
   args->x_re = x_re.untyped_data(), args->x_im = x_im.untyped_data();
   args->y_re = y_re.untyped_data(), args->y_im = y_im.untyped_data();
@@ -289,7 +295,9 @@ ffi::Error InputProduct(ffi::ThreadPool threads, ffi::AnyBuffer y_re, ffi::AnyBu
   const ffi::Error error =
       ProductArgs(*x_re, *x_im, y_re, y_im, taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
-  if (args.x_type != args.y_type) return Invalid("the result must be of the spectrum's type");
+  if (args.x_type != args.y_type || args.w_type != args.type) {
+    return Invalid("the result must be of the spectrum's type");
+  }
   PreferHugePages(x_re->untyped_data(), x_re->size_bytes());
   PreferHugePages(x_im->untyped_data(), x_im->size_bytes());
   return Call(ChosenKernels().input_product, args, threads);
@@ -303,6 +311,7 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
   const ffi::Error error =
       ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
+  if (args.w_type != args.type) return Invalid("the result must be of the type of the sums");
   const int64_t parts = args.spectral() ? 1 : SplitFilter(args).parts();
   if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
     return Invalid("the workspace must hold " + std::to_string(parts) + " filter gradients");

@@ -102,6 +102,7 @@ struct MultiplyArgs {
   // Storage of the spectra, and of everything else. With the output's in bfloat16, as the input's
   // then is, products may round their factors to that, but sums are of float32.
   Type x_type, y_type, type;
+  Type w_type = type;  // of a given spectrum, where an output is made of it; elsewhere `type`
   // Whether spectra and tables are those of real signals in two axes or more: at column frequency
   // 0, row k0 - u is the conjugate of row u, row 0 is real, and so is the inner table.
   bool hermitian = false;

@@ -19,10 +19,12 @@ void FilterProductTyped(const MultiplyArgs& args, Pool* pool);
 
 namespace BANDJAX_ISA {
 
-// Of few rows the filter's spectrum costs more than its products: narrow.h makes it in registers.
+// Of few rows the filter's spectrum costs more than its products: narrow.h makes it in registers,
+// and given.h reads one that is given.
 inline bool Pays(const MultiplyArgs& args) {
   const bool depthwise = args.in == args.groups && args.out == args.groups;
-  return args.y_type == Type::kBFloat16 && !depthwise && args.n >= BANDJAX_ROWS;
+  const int64_t least = args.spectral() ? 13 : BANDJAX_ROWS;
+  return args.y_type == Type::kBFloat16 && !depthwise && args.n >= least;
 }
 
 inline void MultiplySumTyped(const MultiplyArgs& args, Pool* pool) {

@@ -23,7 +23,7 @@ template <typename A, typename S, typename T>
 struct Multiplier : Filter<A> {
   using Base = Filter<A>;
   using Base::args, Base::in, Base::out, Base::kLane, Base::kPanel, Base::kDepth, Base::kBlockBytes;
-  using Base::Given, Base::GivenForward, Base::GivenPlane, Base::GivenTransposed, Base::StoreGiven;
+  using Base::Given, Base::GivenPlane, Base::GivenTransposed, Base::StoreGiven;
   using Base::inner_re, Base::inner_im, Base::InnerForward, Base::InnerTransposed, Base::Outer;
   using Base::outer_re, Base::outer_im, Base::Computed, Base::Twin, Base::Tap;
   using Base::SpreadInner, Base::SpreadOuter, Base::Frequency, Base::SplitSpread, Base::SumChunks;
@@ -73,7 +73,13 @@ struct Multiplier : Filter<A> {
             if (!args.spectral()) {
               this->template Outer<kForward>(u0, depth, p, width, panel);
             } else if constexpr (kForward) {
-              GivenForward(u0, u1, k, depth, group * out + column0, columns, panel, width);
+              const int64_t column = group * out + column0;
+              if (sizeof(A) == 4 && args.w_type == Type::kBFloat16) {
+                this->template GivenForward<BFloat16>(u0, u1, k, depth, column, columns, panel,
+                                                      width);
+              } else {
+                this->template GivenForward<A>(u0, u1, k, depth, column, columns, panel, width);
+              }
             } else {
               GivenTransposed(u0, u1, group * out + k, depth, column0, columns, panel, width);
             }
