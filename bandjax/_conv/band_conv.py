@@ -79,11 +79,12 @@ def band_conv(
       grid: points on the circle, an integer or one for each axis; at least
         ``(h - 1) * input_dilation + 1 + max(low, high, 0)``, which is the default (rounded up to
         the next product of 2, 3 and 5 above 64). ``"CIRCULAR"`` fixes it to the period.
-      method: ``"fft"``, ``"dft"`` (truncated matrix products) or ``"direct"`` (projection, then
-        ``conv_general_dilated``): the same operator, to rounding. ``"auto"`` estimates the cheapest
-        from shapes, band and platform.
-      implementation: ``"native"`` computes method "dft" by the native kernels, ``"xla"`` any method
-        in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
+      method: ``"fft"``, ``"dft"`` (truncated matrix products), ``"direct"`` (projection, then
+        ``conv_general_dilated``) or, of maps with every frequency kept, ``"tiles"`` (overlapping
+        windows, by the native kernels): the same operator, to rounding. ``"auto"`` estimates the
+        cheapest from shapes, band and platform.
+      implementation: ``"native"`` computes "dft" and "tiles" by the native kernels, ``"xla"`` the
+        others in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
         ``"jax"`` has no rule for derivatives of its own: forward mode and ``jax.linear_transpose``
         work, but it is slower, and the backward pass keeps what JAX chooses.
       residual_dtype: type in which the spectrum is kept; the forward pass continues from the
@@ -106,7 +107,8 @@ def band_conv(
     Raises:
       TypeError: an argument of the wrong type, or an input that is neither floating point nor
         complex.
-      ValueError: a value out of range, or shapes that do not fit together.
+      ValueError: a value out of range, shapes that do not fit together, or a method that does not
+        take them.
       RuntimeError: ``implementation="native"`` without native kernels; it says how to build them.
 
     Reverse-mode derivatives of any order are exact. Forward mode (``jax.jvp``, ``jax.jacfwd``,

@@ -63,8 +63,9 @@ def choose(
         named = [c for c in classes if c.name == spec.method]
         if not named:
             names = ", ".join(dict.fromkeys(("auto", *(c.name for c in classes))))
+            takes = next(c.takes for c in CLASSES if c.name == spec.method)
             raise ValueError(
-                f"method must be one of {names} with a spectral filter, got {spec.method!r}"
+                f"method must be one of {names} here, got {spec.method!r}, which takes {takes}"
             )
         return max(named, key=lambda c: c.native)
     if geometry.exact and Direct in classes:

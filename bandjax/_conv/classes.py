@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bandjax._conv.methods import Dft, Direct, Fft, Method, NativeDft
+from bandjax._conv.methods import Dft, Direct, Fft, Method
+from bandjax._conv.native_dft import NativeDft
 from bandjax._conv.packed_dft import PackedDft
 from bandjax._conv.tiles import Tiles
 

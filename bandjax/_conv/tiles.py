@@ -1,10 +1,10 @@
 """Convolution with every frequency kept, window by window (overlap-save).
 
 A window of ``g`` samples an axis gives ``T = g - e`` outputs, where the kernel reaches over ``e``
-further samples. Its transforms and its spectrum stay in the caches, and the filter's spectrum on the
-small grid meets the windows of the whole map: the cost is linear in the samples. The windows of the
-input overlap, those of the output lie side by side. In the backward pass the cotangent's windows
-overlap, and those of the input lie side by side, so that nothing is added up over windows.
+further samples. Its transforms stay in the caches, and the filter's spectrum on the small grid
+meets the windows of the whole map: the cost is linear in the samples. The windows of the input
+overlap, those of the output lie side by side. In the backward pass the cotangent's windows overlap,
+and those of the input lie side by side, so that nothing is added up over windows.
 
 Source: A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", section 8.7.
 """
@@ -12,17 +12,17 @@ Source: A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", se
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from bandjax._conv import cost
 from bandjax._conv.geometry import Axis, ConvGeometry
-from bandjax._conv.methods import FilterDomain, NativeDft
+from bandjax._conv.methods import FilterDomain
+from bandjax._conv.native_dft import NativeDft
 from bandjax._conv.residuals import Residual
 from bandjax._native import product as native_product
 from bandjax._native import tiles as native_tiles
@@ -40,7 +40,7 @@ _SHARE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """One side of a convolution: where the windows of a map are, and their samples on the circle."""
+    """Where the windows of a map are, and their samples on the circle."""
 
     points: tuple[range, ...]
     tiling: Tiling
@@ -50,6 +50,10 @@ class Tiles(NativeDft):
     """Exact convolution of maps by overlapping windows, by the native kernels."""
 
     name = "tiles"
+    takes = (
+        "maps of two axes with every frequency kept, strides and input_dilation 1, and no CIRCULAR "
+        "padding, by the native kernels on the CPU"
+    )
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
@@ -75,11 +79,7 @@ class Tiles(NativeDft):
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         x: Any = residual
-        lengths = self._lengths
-        inputs = self._side([_windows(a, t) for a, t in zip(self.geometry.axes, lengths, strict=True)])
-        outputs = self._side(
-            [_tiles(a.out, t, 0) for a, t in zip(self.geometry.axes, lengths, strict=True)]
-        )
+        inputs, outputs = self._side(_windows), self._side(_outputs)
         spec = self._spec(inputs, x.dtype, self._analysed_dtype(x, dtype))
         spectrum = native_tiles.analysis(spec, x)
         product = self._product_between(inputs, outputs, dtype)
@@ -97,13 +97,7 @@ class Tiles(NativeDft):
     ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """The cotangent's windows overlap here, those of the input lie side by side."""
         x: Any = residual
-        lengths = self._lengths
-        inputs = self._side(
-            [_tiles(a.size, t, _reach(a)) for a, t in zip(self.geometry.axes, lengths, strict=True)]
-        )
-        outputs = self._side(
-            [_ct_windows(a, t) for a, t in zip(self.geometry.axes, lengths, strict=True)]
-        )
+        inputs, outputs = self._side(_inputs), self._side(_ct_windows)
         spectrum = native_tiles.analysis(
             self._spec(inputs, x.dtype, self._analysed_dtype(x, ct.dtype)), x
         )
@@ -116,22 +110,13 @@ class Tiles(NativeDft):
         spec = self._spec(inputs, ct.dtype, ct_input[0].dtype)
         return native_tiles.synthesis(spec, ct_input), ct_kernel
 
-    @functools.cached_property
-    def _lengths(self) -> tuple[int, ...]:
-        """Outputs of a window, of each axis."""
-        return tuple(map(_length, self.geometry.axes))
-
-    @property
-    def _grid(self) -> tuple[int, ...]:
-        reach = (_reach(axis) for axis in self.geometry.axes)
-        return tuple(t + e for t, e in zip(self._lengths, reach, strict=True))
-
-    def _side(self, axes: list[tuple[range, int, int, int, int]]) -> _Side:
+    def _side(self, of_axis: Callable[[Axis, int], tuple[range, int, int, int, int]]) -> _Side:
+        axes = (of_axis(axis, _length(axis)) for axis in self.geometry.axes)
         points, *tiling = zip(*axes, strict=True)
         return _Side(points, Tiling(*tiling))
 
     def _dft(self, points: tuple[range, ...], *, inverse: bool = False) -> PartialDFT:
-        grid = self._grid
+        grid = tuple(_length(axis) + _reach(axis) for axis in self.geometry.axes)
         return PartialDFT(grid, tuple(g // 2 for g in grid), points, inverse)
 
     def _spec(self, side: _Side, dtype: Any, stored: Any, *, inverse: bool = False) -> TiledSpec:
@@ -186,8 +171,14 @@ def _ct_windows(axis: Axis, length: int) -> tuple[range, int, int, int, int]:
     return points, axis.out, -(-axis.size // length), first, length
 
 
-def _tiles(size: int, length: int, begin: int) -> tuple[range, int, int, int, int]:
-    return range(begin, begin + length), size, -(-size // length), 0, length
+def _outputs(axis: Axis, length: int) -> tuple[range, int, int, int, int]:
+    return range(length), axis.out, -(-axis.out // length), 0, length
+
+
+def _inputs(axis: Axis, length: int) -> tuple[range, int, int, int, int]:
+    """Side by side, where the kernel reaches them from the cotangent's windows."""
+    points = range(_reach(axis), _reach(axis) + length)
+    return points, axis.size, -(-axis.size // length), 0, length
 
 
 def _windows_as_examples(geometry: ConvGeometry) -> ConvGeometry:

@@ -401,6 +401,16 @@ def _call_product(
     spectrum: Spectrum,
     other: Spectrum | jax.Array,
 ) -> Arrays:
+    """Calls a kernel with flat arrays, and its tables.
+
+    Args:
+      which: of the three contractions.
+      spec: all that is static.
+      dtype: in which to compute.
+      stored: of a spectrum that results.
+      spectrum: the first operand.
+      other: the second one, or the filter.
+    """
     arrays = [_flat(spec.dft, a, kept=True) for a in spectrum]
     if isinstance(other, tuple):
         arrays += [_flat(spec.dft, a, kept=True) for a in other]

@@ -22,7 +22,7 @@ from bandjax._spectra.types import InputSpectrum
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """Equal windows of a map of two axes: of each axis
+    """Equal windows of a map, described for each of its two axes.
 
     Attributes:
       size: samples of the map.
@@ -75,8 +75,11 @@ class TiledSpec:
             before, after = max(0, -first), max(0, end - tiling.size[axis])
             at = 1 + 2 * axis
             x = jnp.pad(x, [(before, after) if i == at else (0, 0) for i in range(x.ndim)])
-            starts = first + before + step * jnp.arange(tiling.counts[axis])  # No array is captured.
-            x = jnp.take(x, starts[:, None] + jnp.arange(sizes[axis]), axis=at, mode="clip")
+            starts = (
+                first + before + step * jnp.arange(tiling.counts[axis])
+            )  # No array is captured.
+            places = starts[:, None] + jnp.arange(sizes[axis])[None]
+            x = jnp.take(x, places, axis=at, mode="clip")
         x = jnp.swapaxes(x, 2, 3)
         return x.reshape(-1, *sizes, x.shape[-1])
 
@@ -92,6 +95,8 @@ def _apart(spec: TiledSpec, part: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=1024)
 def _analysis(spec: TiledSpec) -> Operation:
+    """Analysis of the windows where they are: the kernel, and its XLA fallback."""
+
     def fallback(x: jax.Array, *tables: jax.Array) -> Arrays:
         parts = transform._analysis_2d(spec.window)(spec.windows(x), *tables)
         return tuple(_apart(spec, part) for part in parts)
@@ -120,6 +125,8 @@ def _analysis(spec: TiledSpec) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis(spec: TiledSpec) -> Operation:
+    """Synthesis of windows that are written to their places: the kernel, and its XLA fallback."""
+
     def fallback(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[2], re.shape[-1]
         flat = (part.reshape(*part.shape[:2], -1, c) for part in (re, im))
@@ -132,8 +139,10 @@ def _synthesis(spec: TiledSpec) -> Operation:
 
     def batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
         given = (a if b else repeat(a, size) for a, b in zip(args[:2], batched[:2], strict=True))
-        flat = (a.reshape(*a.shape[:4], -1) for a in given)
-        joined = (join_batch(a).reshape(*args[0].shape[-5:-3], -1, *args[0].shape[-2:]) for a in flat)
+        joined = (
+            join_batch(a.reshape(*a.shape[:4], -1)).reshape(*a.shape[1:3], -1, *a.shape[-2:])
+            for a in given
+        )
         (x,) = f(*joined, *args[2:])
         return (x.reshape(size, -1, *x.shape[1:]),)
 

@@ -24,8 +24,8 @@ template <typename A, typename T, typename S, bool kAnalysis>
 class Fourier : FourierLines<A, T, S, kAnalysis> {
   using Base = FourierLines<A, T, S, kAnalysis>;
   using Base::args_, Base::chunks_, Base::depth_, Base::height_, Base::inner_kept_, Base::kGap,
-      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::solid_, Base::stream_,
-      Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
+      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::solid_,
+      Base::stream_, Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
   using typename Base::Desk;
   using typename Base::Item;
 

@@ -367,10 +367,9 @@ class FourierLines {
   const int64_t inner_kept_ = solid_ ? last_kept_ * args_.kept[1] : last_kept_;
   // Whether the results go past the cache.
   static constexpr int64_t kBytes = kAnalysis ? sizeof(S) : sizeof(T);  // of a number that results
-  const bool stream_ = Streams(kLane * kBytes,
-                               args_.n * args_.c * kBytes *
-                                   (kAnalysis ? 2 * inner_kept_ * outer_kept_
-                                              : depth_ * height_ * last_.samples));
+  const bool stream_ = Streams(kLane * kBytes, args_.n* args_.c * kBytes *
+                                                   (kAnalysis ? 2 * inner_kept_ * outer_kept_
+                                                              : depth_ * height_ * last_.samples));
   const int64_t chunks_ = CeilDiv(args_.c, kVectors* kLane);
   const int64_t room_ = Max(args_.plans[0]->room, Max(args_.plans[1]->room, args_.plans[2]->room));
   const int64_t table_room_ =

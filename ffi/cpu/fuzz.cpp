@@ -115,7 +115,8 @@ class Fuzz : public PackFuzz {
     shape += "types " + std::to_string(static_cast<int>(type[0])) +
              std::to_string(static_cast<int>(type[1]));
 
-    const int64_t samples = read.rows == 0 ? a.n * a.h * a.w * a.c : maps * read.map_h * read.map_w * a.c;
+    const int64_t samples =
+        read.rows == 0 ? a.n * a.h * a.w * a.c : maps * read.map_h * read.map_w * a.c;
     const int64_t kept = a.k0 * a.k1 * a.n * a.c;
     const Numbers t0 = Random((2 * a.u0 + 1) * ((a.h + 1) / 2));
     const Numbers t1 = Random((2 * a.u1 + 1) * ((a.w + 1) / 2));

@@ -11,7 +11,8 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-// Numbers of the spectrum are in storage type F, those of the spectra of input and output in S and T.
+// Numbers of the spectrum are in storage type F, those of the spectra of input and output in S and
+// T.
 template <typename A, typename S, typename T, typename F>
 struct GivenProduct {
   static constexpr int64_t kLane = kLanes<A>;

@@ -2,13 +2,13 @@
 // add to float32.
 //
 // The parts of a complex number are one pair. With (a, b) on the left a product is two sums of
-// pairs: of (c, d) the real part of (a + ib)(c - id), and of (-d, c) its imaginary part; (c, -d) and
-// (d, c) give those of (a + ib)(c + id). The sums are of float32; the factors, and so the filter's
-// spectrum, are rounded to bfloat16 once.
+// pairs: of (c, d) the real part of (a + ib)(c - id), and of (-d, c) its imaginary part; (c, -d)
+// and (d, c) give those of (a + ib)(c + id). The sums are of float32; the factors, and so the
+// filter's spectrum, are rounded to bfloat16 once.
 //
 // A Unit has the instructions. Its tile multiplies up to kTile rows of pairs, and reads and writes
-// whole kRows of them, by a block of kBlock columns; the depth is a multiple of its kDepth. A Session
-// is there while a thread is at work.
+// whole kRows of them, by a block of kBlock columns; the depth is a multiple of its kDepth. A
+// Session is there while a thread is at work.
 #ifndef BANDJAX_FFI_CPU_HALF_H_
 #define BANDJAX_FFI_CPU_HALF_H_
 
@@ -91,11 +91,12 @@ struct HalfMultiplier : Filter<float> {
         Vec<float> square[kBlock];
         for (int64_t i = 0; i < kBlock; ++i) {
           const int64_t from = (k + i) * step + v;
-          square[i] = (Vec<float>)(k + i < length ? PairUpTo(re + from, im + from, columns - v)
-                                                  : Word{});
+          square[i] =
+              (Vec<float>)(k + i < length ? PairUpTo(re + from, im + from, columns - v) : Word{});
         }
         Transpose<float>(square);
-        for (int64_t i = 0; i < kBlock; ++i) Store<float>((float*)to + (v + i) * to_step + k, square[i]);
+        for (int64_t i = 0; i < kBlock; ++i)
+          Store<float>((float*)to + (v + i) * to_step + k, square[i]);
       }
     }
   }
@@ -170,8 +171,8 @@ struct HalfMultiplier : Filter<float> {
   // Columns of a panel: as many as leave the inner sums in the second-level cache.
   int64_t PanelColumns(int64_t depth) const {
     int64_t columns = kPanel;
-    while (columns > kBlock &&
-           static_cast<int64_t>(2 * (args.t0 + 1) * depth * columns * sizeof(float)) > kInnerBytes) {
+    while (columns > kBlock && static_cast<int64_t>(2 * (args.t0 + 1) * depth * columns *
+                                                    sizeof(float)) > kInnerBytes) {
       columns /= 2;
     }
     return columns;
@@ -181,9 +182,11 @@ struct HalfMultiplier : Filter<float> {
   // Y from X (kForward) or X from Y.
   template <bool kForward>
   void Spread(Pool* pool) const {
-    const void *left_re = kForward ? args.x_re : args.y_re, *left_im = kForward ? args.x_im : args.y_im;
+    const void *left_re = kForward ? args.x_re : args.y_re,
+               *left_im = kForward ? args.x_im : args.y_im;
     void *right_re = kForward ? args.y_re : args.x_re, *right_im = kForward ? args.y_im : args.x_im;
-    const BFloat16 *a = static_cast<const BFloat16*>(left_re), *b = static_cast<const BFloat16*>(left_im);
+    const BFloat16 *a = static_cast<const BFloat16*>(left_re),
+                   *b = static_cast<const BFloat16*>(left_im);
     BFloat16 *re = static_cast<BFloat16*>(right_re), *im = static_cast<BFloat16*>(right_im);
     const int64_t depth = kForward ? in : out, columns_all = kForward ? out : in;
     const int64_t ld_left = kForward ? args.in : args.out, ld_out = kForward ? args.out : args.in;
@@ -232,8 +235,8 @@ struct HalfMultiplier : Filter<float> {
           for (int64_t v = 0; v < columns; v += kBlock) {
             for (int64_t m = 0; m < args.n; m += Unit::kTile) {
               const int64_t rows = Min(Unit::kTile, args.n - m);
-              Unit::Tile(rows, Padded(depth), left + m * step, step, panel + v / kBlock * block, sums,
-                         sums + tile, kBlock, false);
+              Unit::Tile(rows, Padded(depth), left + m * step, step, panel + v / kBlock * block,
+                         sums, sums + tile, kBlock, false);
               for (int64_t i = 0; i < rows; ++i) {
                 const int64_t at = to + (m + i) * ld_out + v;
                 const float* sum = sums + i * kBlock;
@@ -252,10 +255,10 @@ struct HalfMultiplier : Filter<float> {
 
   void FilterProduct(Pool* pool) const {
     constexpr int64_t kRowsMost = 64, kDepthMost = 512;
-    const BFloat16 *x_re = static_cast<const BFloat16*>(args.x_re);
-    const BFloat16 *x_im = static_cast<const BFloat16*>(args.x_im);
-    const BFloat16 *y_re = static_cast<const BFloat16*>(args.y_re);
-    const BFloat16 *y_im = static_cast<const BFloat16*>(args.y_im);
+    const BFloat16* x_re = static_cast<const BFloat16*>(args.x_re);
+    const BFloat16* x_im = static_cast<const BFloat16*>(args.x_im);
+    const BFloat16* y_re = static_cast<const BFloat16*>(args.y_re);
+    const BFloat16* y_im = static_cast<const BFloat16*>(args.y_im);
     const FilterSplit split = SplitFilter(args);
     const int64_t chunks = split.parts();
     const int64_t row_blocks = CeilDiv(in, kRowsMost), rows_block = CeilDiv(in, row_blocks);
@@ -285,7 +288,8 @@ struct HalfMultiplier : Filter<float> {
       for (int64_t at = 0; at < 2 * plane; at += kLane) Store<float>(d + at, Vec<float>{});
       const Part part(args, split, chunk);
       for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
-        for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane) Store<float>(p + at, Vec<float>{});
+        for (int64_t at = 0; at < 2 * args.t0 * plane; at += kLane)
+          Store<float>(p + at, Vec<float>{});
         const int64_t u0_end = Computed(u1, part.u0_last);
         for (int64_t u0 = part.u0_first; u0 < u0_end; ++u0) {
           for (int64_t n = 0; n < args.n; n += n_block) {

@@ -136,8 +136,7 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
   const int64_t n = size[0], c = size[rank + 1];
   int64_t sizes[3] = {size[1], size[2], size[rank]};
   Tiling tiling;
-  const ffi::Error unread =
-      ReadTiling(attributes, size[1], size[2], &tiling, &sizes[0], &sizes[1]);
+  const ffi::Error unread = ReadTiling(attributes, size[1], size[2], &tiling, &sizes[0], &sizes[1]);
   if (unread.failure()) return unread;
   AxisShape axes[3];
   for (int axis = 0; axis < rank; ++axis) {
@@ -260,7 +259,8 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
       (type == ffi::F64) != (args->y_type == Type::kFloat64) ||
       (args->y_type == Type::kBFloat16 && args->x_type != Type::kBFloat16)) {
     return Invalid(
-        "all must be float32, or all float64; with float32 the input's spectrum may be bfloat16, or "
+        "all must be float32, or all float64; with float32 the input's spectrum may be bfloat16, "
+        "or "
         "both spectra, and a given one of the filter");
   }
   const bool depthwise = w[2] == 1 && args->out == groups;

@@ -54,9 +54,9 @@ bool Has([[maybe_unused]] Isa isa) {
   if (isa == Isa::kAvx2) return avx2;
 #endif
 #ifdef BANDJAX_AVX512
-  const bool avx512 =
-      avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
   if (isa == Isa::kAvx512) return avx512;
 #endif
 #ifdef BANDJAX_AVX512BF16

@@ -98,7 +98,7 @@ struct MultiplyArgs {
   const void* inner;  // (2, k1, t1)
   // Without taps (t0 = 0) its spectrum: real parts (k0, k1, in / groups, out), then imaginary ones.
   bool spectral() const { return t0 == 0; }
-  void* partial;      // as many filter gradients as SplitFilter() has parts, if more than one
+  void* partial;  // as many filter gradients as SplitFilter() has parts, if more than one
   // Storage of the spectra, and of everything else. With the output's in bfloat16, as the input's
   // then is, products may round their factors to that, but sums are of float32.
   Type x_type, y_type, type;

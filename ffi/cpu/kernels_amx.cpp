@@ -16,7 +16,8 @@ namespace BANDJAX_ISA {
 struct Unit {
   static constexpr int64_t kTile = 32, kRows = 16, kDepth = 16;
 
-  // The tiles of a thread, all of full size. Afterwards they hold nothing that the system must save.
+  // The tiles of a thread, all of full size. Afterwards they hold nothing that the system must
+  // save.
   struct Session {
     Session() {
       struct alignas(64) {

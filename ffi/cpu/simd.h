@@ -109,9 +109,9 @@ BANDJAX_INLINE void StoreUpTo(S* p, Vec<A> v, int64_t count) {
   }
 }
 
-// Large results are not read again before they have left the cache: stored past it, their lines need
-// not be read first. But only lines that are written whole, `together` bytes at once, and of `all`
-// bytes so many that the next kernel would not find them in a cache.
+// Large results are not read again before they have left the cache: stored past it, their lines
+// need not be read first. But only lines that are written whole, `together` bytes at once, and of
+// `all` bytes so many that the next kernel would not find them in a cache.
 constexpr bool Streams(int64_t together, int64_t all) {
   constexpr int64_t kLine = 64, kCached = 4 << 20;
   return together >= kLine && all >= kCached;

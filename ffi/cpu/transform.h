@@ -67,9 +67,9 @@ struct Transformer {
   const A* table0 = static_cast<const A*>(args.table0);
   const A* table1 = static_cast<const A*>(args.table1);
   static constexpr int64_t kBytes = kAnalysis ? sizeof(S) : sizeof(T);  // of a number that results
-  const bool stream = Streams(kWidth * kBytes,
-                              args.n * args.c * kBytes *
-                                  (kAnalysis ? 2 * args.k0 * args.k1 : args.h * args.w));
+  const bool stream =
+      Streams(kWidth * kBytes,
+              args.n* args.c * kBytes * (kAnalysis ? 2 * args.k0 * args.k1 : args.h * args.w));
 
   // Column frequencies, or row pairs, that are worked on together.
   int64_t Block(int64_t all, int64_t bytes_each) const {
@@ -205,8 +205,13 @@ struct Transformer {
     const int64_t h_from = Max(0, -top), h_to = Min(args.h, tiling.map_h - top);
     const int64_t w_from = Max(0, -left), w_to = Min(args.w, tiling.map_w - left);
     const bool whole = h_from == 0 && w_from == 0 && h_to == args.h && w_to == args.w;
-    return {samples + (map * tiling.map_h + top) * row + left * args.c, row, h_from, h_to, w_from,
-            w_to, whole};
+    return {samples + (map * tiling.map_h + top) * row + left * args.c,
+            row,
+            h_from,
+            h_to,
+            w_from,
+            w_to,
+            whole};
   }
 
   // Rows i and h-1-i into their even-even, even-odd, odd-even and odd-odd parts.

@@ -159,8 +159,7 @@ def real_first_column(table):
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("k0", "k1", "n", "c", "o", "groups", "t0", "t1", "hermitian", "x_type", "y_type", "summed")
-    + ("bound",),
+    "k0, k1, n, c, o, groups, t0, t1, hermitian, x_type, y_type, summed, bound".split(", "),
     PRODUCTS_OF_TYPES,
 )
 def test_handler_of_products(
@@ -333,6 +332,31 @@ def test_types_of_transforms(types, result):
     part = shape(*part.shape, dtype=result)
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: bandjax: .*float"):
         call("analysis", (part, part), *arguments)
+
+
+@native
+@pytest.mark.parametrize(
+    ("tiles", "windows"),
+    [
+        ([1, 2, 5, 6, 0, 0, 5, 6], 2),  # the one that is right, lest all be refused
+        ([1, 2, 5, 6, 0, 0, 5, 6], 3),
+        ([1, 2, 5, 6, 0, 0, 5], 2),
+        ([1, -2, 5, 6, 0, 0, 5, 6], 2),
+        ([1, 2, 5, 7, 0, 0, 5, 6], 2),
+        ([1, 2, 5, 6, 0, 0, 0, 6], 2),
+        ([1, 2, 5, 6, 0, 2**40, 5, 6], 2),
+    ],
+)
+def test_windows_that_do_not_fit(tiles, windows):
+    (x, *tables), part = transform_arguments()
+    x = jnp.ones((2, 5, 11, 3), jnp.float32)
+    part = shape(*part.shape[:3], windows, part.shape[-1], dtype=jnp.float32)
+    attributes = {"tiles": np.array(tiles, np.int64)}
+    if (tiles, windows) == ([1, 2, 5, 6, 0, 0, 5, 6], 2):
+        call("analysis", (part, part), x, *tables, **attributes)
+        return
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: bandjax: "):
+        call("analysis", (part, part), x, *tables, **attributes)
 
 
 SPECTRUM, TAPS, OUTER, INNER = (3, 2, 2, 4), (3, 2, 4, 6), (2, 3, 3), (2, 2, 2)

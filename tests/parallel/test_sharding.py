@@ -76,6 +76,32 @@ def mesh_of(kind, shape=(8,), names=("batch",)):
     return mesh
 
 
+@native
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+def test_windows_of_a_map_stay_on_their_device(kind):
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(8, 45, 40, 8)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 8, 16)).astype(np.float32)
+
+    def run(method):
+        def loss(x, kernel):
+            y = bandjax.band_conv(x, kernel, None, method=method)
+            return jnp.mean(jnp.sin(y)), y
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)
+
+    expected = jax.jit(run("direct"))(x, kernel)
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        batch = NamedSharding(mesh, P("batch"))
+        spread = jax.device_put(x, batch), jax.device_put(kernel, NamedSharding(mesh, P()))
+        compiled = jax.jit(run("tiles")).lower(*spread).compile()
+        actual = compiled(*spread)
+    assert_same(actual, expected)
+    assert "all-gather" not in compiled.as_text()
+    assert actual[0][1].sharding.is_equivalent_to(batch, 4)
+
+
 def test_there_are_eight_devices():
     assert jax.device_count() == 8
 

@@ -1,0 +1,136 @@
+"""Exact convolution by overlapping windows, against ``lax`` in float64."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from calls import native, value_and_gradients
+from choices import crossed
+from jax.test_util import check_grads
+
+import bandjax
+from bandjax._conv.tiles import Tiles, _outputs
+
+pytestmark = native
+
+
+def drawn(*shape, dtype=jnp.float64):
+    return jnp.asarray(np.random.default_rng(shape).normal(size=shape), dtype)
+
+
+def tiles(**options):
+    return lambda x, w: bandjax.band_conv(x, w, None, method="tiles", **options)
+
+
+def lax(padding="SAME", kernel_dilation=(1, 1), feature_group_count=1):
+    def call(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (1, 1),
+            padding,
+            rhs_dilation=kernel_dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=feature_group_count,
+        )
+
+    return call
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("sizes", "taps", "options"),
+    crossed(
+        [(2, 3), (5, 9), (30, 31), (61, 33), (90, 17)],
+        [(3, 3), (1, 1), (2, 5), (13, 3)],
+        [
+            {},
+            {"padding": "VALID"},
+            {"padding": [(3, 0), (1, 4)]},
+            {"padding": [(-1, 2), (0, -2)]},
+            {"kernel_dilation": (2, 3)},
+            {"feature_group_count": 3},
+        ],
+    ),
+)
+def test_values_and_gradients(sizes, taps, options):
+    groups = options.get("feature_group_count", 1)
+    x, w = drawn(2, *sizes, 3), drawn(*taps, 3 // groups, 6)
+    expected = jax.eval_shape(lax(**options), x, w)
+    if 0 in expected.shape:
+        pytest.skip(f"{sizes} have no output of {taps} taps with {options}")
+    cotangent = drawn(*expected.shape)
+    found = value_and_gradients(tiles(**options), x, w, cotangent)
+    for value, wanted in zip(
+        found, value_and_gradients(lax(**options), x, w, cotangent), strict=True
+    ):
+        assert oracle.gap(value, wanted) <= 1e-12 * max(1.0, float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+def test_types(dtype, bound):
+    x, w = drawn(2, 70, 45, 20, dtype=dtype), drawn(3, 3, 20, 18, dtype=dtype)
+    with jax.enable_x64(True):
+        wide = (np.asarray(a).astype(np.float64) for a in (x, w))
+        cotangent = drawn(2, 70, 45, 18)
+        expected = value_and_gradients(lax(), *wide, cotangent.astype(dtype).astype(jnp.float64))
+    found = value_and_gradients(tiles(), x, w, jnp.asarray(cotangent, dtype))
+    for value, wanted in zip(found, expected, strict=True):
+        assert value.dtype == dtype
+        assert oracle.relative_gap(value.astype(jnp.float32), wanted) <= bound
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_second_order():
+    check_grads(jax.jit(tiles()), (drawn(1, 9, 34, 2), drawn(3, 2, 2, 2)), order=2, modes=["rev"])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["input", "kernel", "both"])
+def test_vmap(axes):
+    x, w = drawn(3, 2, 33, 40, 4), drawn(3, 3, 2, 4, 6)
+    arguments = [a if axis == 0 else a[0] for a, axis in zip((x, w), axes, strict=True)]
+    cotangent = drawn(3, 2, 33, 40, 6)
+
+    def both(f):
+        return jax.vmap(lambda x, w, ct: value_and_gradients(f, x, w, ct), (*axes, 0))
+
+    found = both(tiles())(*arguments, cotangent)
+    for value, wanted in zip(found, both(lax())(*arguments, cotangent), strict=True):
+        assert oracle.relative_gap(value, wanted) <= 1e-12
+
+
+def test_a_window_does_not_grow_with_the_map():
+    def lengths(size, taps=3):
+        geometry = bandjax.conv_geometry((1, size, size, 4), (taps, taps, 4, 4), None)
+        sides = Tiles(geometry, np.dtype(np.float32))._side(_outputs)
+        return tuple(map(len, sides.points))
+
+    assert lengths(12) == (12, 12)
+    assert lengths(256) == (29, 29)
+    assert lengths(2048) == (30, 30)
+    assert lengths(256, 31) == (52, 52)  # as many outputs as a kernel that reaches far needs
+
+
+def test_what_it_does_not_take():
+    x, w = drawn(1, 40, 40, 2, dtype=jnp.float32), drawn(3, 3, 2, 2, dtype=jnp.float32)
+    for band, options in (
+        (bandjax.Compression(0.5), {}),
+        (None, {"strides": 2}),
+        (None, {"input_dilation": 2, "padding": 1}),
+        (None, {"padding": "CIRCULAR"}),
+        (None, {"implementation": "xla"}),
+    ):
+        with pytest.raises(ValueError, match=r"got 'tiles', which takes maps of two axes"):
+            bandjax.band_conv(x, w, band, method="tiles", **options)
+    with pytest.raises(ValueError, match=r"got 'tiles', which takes maps of two axes"):
+        bandjax.band_conv(x[:, 0], w[0], None, method="tiles")
+
+
+def test_the_rule_takes_it_for_large_maps():
+    run = jax.jit(lambda x, w: bandjax.band_conv(x, w, None))
+    x, w = drawn(2, 256, 256, 32, dtype=jnp.float32), drawn(3, 3, 32, 32, dtype=jnp.float32)
+    assert "tiles = dense<" in run.lower(x, w).as_text()
