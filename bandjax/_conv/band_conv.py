@@ -84,9 +84,10 @@ def band_conv(
         windows, by the native kernels): the same operator, to rounding. ``"auto"`` estimates the
         cheapest from shapes, band and platform.
       implementation: ``"native"`` computes "dft" and "tiles" by the native kernels, ``"xla"`` the
-        others in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are kernels.
-        ``"jax"`` has no rule for derivatives of its own: forward mode and ``jax.linear_transpose``
-        work, but it is slower, and the backward pass keeps what JAX chooses.
+        others in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are
+        kernels. ``"jax"`` has no rule for derivatives of its own: forward mode and
+        ``jax.linear_transpose`` work, but it is slower, and the backward pass keeps what JAX
+        chooses.
       residual_dtype: type in which the spectrum is kept; the forward pass continues from the
         rounded values. By default the input's own type. ``jnp.int8`` keeps 8 bits of each number,
         with scales for the frequencies and the channels of each example; it has first derivatives

@@ -159,7 +159,10 @@ def real_first_column(table):
 @native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    "k0, k1, n, c, o, groups, t0, t1, hermitian, x_type, y_type, summed, bound".split(", "),
+    (
+        *("k0", "k1", "n", "c", "o", "groups", "t0", "t1"),
+        *("hermitian", "x_type", "y_type", "summed", "bound"),
+    ),
     PRODUCTS_OF_TYPES,
 )
 def test_handler_of_products(
