@@ -118,8 +118,10 @@ constexpr bool Streams(int64_t together, int64_t all) {
 }
 
 template <typename A>
-BANDJAX_INLINE void Stream([[maybe_unused]] A* p, [[maybe_unused]] Vec<A> v) {
-#if BANDJAX_BYTES == 64
+BANDJAX_INLINE void Stream(A* p, Vec<A> v) {
+#if defined(__clang__) && BANDJAX_BYTES >= 32
+  __builtin_nontemporal_store(v, reinterpret_cast<Vec<A>*>(p));
+#elif BANDJAX_BYTES == 64
   if constexpr (sizeof(A) == 4) {
     __builtin_ia32_movntps512(p, v);
   } else {
@@ -143,7 +145,11 @@ BANDJAX_INLINE void Stream(BFloat16* p, Vec<A> v) {
   Store<A>(lanes, v);
   Words words;
   __builtin_memcpy(&words, lanes, sizeof words);
+#if defined(__clang__)
+  __builtin_nontemporal_store(words, reinterpret_cast<Words*>(p));
+#else
   __builtin_ia32_movntdq256(reinterpret_cast<Words*>(p), words);
+#endif
 #else
   Store<A>(p, v);
 #endif
