@@ -65,8 +65,8 @@ def band_conv(
       x: ``(batch..., *spatial, in)``, any number of batch dimensions, 1 to 3 spatial ones; float32,
         float64, bfloat16, float16, complex64 or complex128. Half types are computed in float32 and
         returned in their own; the native kernels of a CPU round the factors of bfloat16 arrays'
-        products to bfloat16 too, but with ``precision="highest"``. Of complex numbers the band keeps both signs of every frequency; the
-        kernel is not conjugated, as in ``jax.lax``.
+        products to bfloat16 too, but with ``precision="highest"``. Of complex numbers the band
+        keeps both signs of every frequency; the kernel is not conjugated, as in ``jax.lax``.
       kernel: ``(*taps, in / feature_group_count, out)``, of the same type.
       band: :class:`bandjax.Compression`, :class:`bandjax.Modes`, :class:`bandjax.Energy`, or None
         for every frequency.
