@@ -54,6 +54,7 @@ def lax(padding="SAME", kernel_dilation=(1, 1), feature_group_count=1):
             {"kernel_dilation": (2, 3)},
             {"feature_group_count": 3},
         ],
+        strength=1,
     ),
 )
 def test_values_and_gradients(sizes, taps, options):
