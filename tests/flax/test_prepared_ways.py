@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from choices import thinned
 from flax import nnx
 from rich.console import Console
 
@@ -132,7 +133,7 @@ def test_ways_are_measured():
             assert part in text
 
 
-@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", thinned([jnp.bfloat16, None]))
 def test_spectra_in_half_the_memory(monkeypatch, dtype):
     monkeypatch.setattr(ways, "timed", always("spectrum"))
     model = model_of()
@@ -187,7 +188,7 @@ def test_the_types_of_parameters_stay():
     assert prepared.layers[0].bias[...].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("way", ["spectrum", "taps"])
+@pytest.mark.parametrize("way", thinned(["spectrum", "taps"]))
 def test_a_prepared_model_in_a_file(monkeypatch, way):
     monkeypatch.setattr(ways, "timed", always(way))
     prepared, _ = bandjax.nnx.prepare(model_of(), X)
@@ -208,7 +209,7 @@ def test_a_prepared_model_in_a_file(monkeypatch, way):
         assert oracle.relative_gap(serve(parameters, x), np.asarray(prepared(x))) < 1e-5
 
 
-@pytest.mark.parametrize("way", ["spectrum", "taps"])
+@pytest.mark.parametrize("way", thinned(["taps", "spectrum"]))
 def test_transformations(monkeypatch, way):
     monkeypatch.setattr(ways, "timed", always(way))
     model = model_of()
