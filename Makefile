@@ -134,7 +134,7 @@ cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architectu
 	rm -rf build/cuda
 	$(BIN)/python -m pip install --quiet --no-deps --target build/cuda -C cmake.define.BANDJAX_CUDA=ON .
 	cd build/cuda/bandjax && $(abspath $(BIN))/python -c 'import _ffi; \
-	  alone = {"bandjax_hold"} | {f"bandjax_{n}{b}" for n in ("pack", "unpack") for b in ("", "_bits")}; \
+	  alone = {"bandjax_hold", "bandjax_windows", "bandjax_windows_filter"} | {f"bandjax_{n}{b}" for n in ("pack", "unpack") for b in ("", "_bits")}; \
 	  assert _ffi.cpu_handlers().keys() - _ffi.cuda_handlers().keys() == alone; \
 	  print(_ffi.CUDA_ARCHITECTURES)'
 

@@ -17,7 +17,9 @@ struct Handler {
 };
 
 std::vector<Handler> CpuHandlers();   // cpu/handlers.cpp
-std::vector<Handler> PackHandlers();  // cpu/pack_handlers.cpp, among those of the CPU
+// Among those of the CPU:
+std::vector<Handler> PackHandlers();    // cpu/pack_handlers.cpp
+std::vector<Handler> WindowHandlers();  // cpu/window_handlers.cpp
 std::vector<Handler> CudaHandlers();  // cuda/*.cu, linked only with BANDJAX_CUDA=ON
 
 }  // namespace bandjax

@@ -67,8 +67,8 @@ def choose(
             raise ValueError(
                 f"method must be one of {names} here, got {spec.method!r}, which takes {takes}"
             )
-        return max(named, key=lambda c: c.native)
-    if geometry.exact and Direct in classes:
+        classes = [c for c in named if c.native] or named
+    elif geometry.exact and Direct in classes:
         classes = [
             c for c in classes if c.native or c is Direct or (c is Fft and platform != "cpu")
         ]

@@ -5,6 +5,6 @@ from __future__ import annotations
 from bandjax._conv.methods import Dft, Direct, Fft, Method
 from bandjax._conv.native_dft import NativeDft
 from bandjax._conv.packed_dft import PackedDft
-from bandjax._conv.tiles import Tiles
+from bandjax._conv.tiles import FusedTiles, Tiles
 
-CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft, Tiles)
+CLASSES: tuple[type[Method], ...] = (Direct, Dft, PackedDft, Fft, NativeDft, Tiles, FusedTiles)

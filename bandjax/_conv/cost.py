@@ -262,6 +262,55 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
     return products + _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved + _NATIVE_CALLS
 
 
+# Of convolutions by windows in one call, fitted to layers of two and three axes on two AVX-512 cores.
+_WINDOWS_MULTIPLY = 0.0074  # one multiply-add of a complex product
+_WINDOWS_NUMBER = 0.75, 0.3, 0.5  # one number of a window, by the axes
+_WINDOWS_TABLE = 0.009  # the same, for each point of an axis
+_WINDOWS_PASSES = 3.4  # of a training call, the forward pass being one
+_WINDOWS_CACHED = 1.2e6  # bytes of the filter's spectrum that stay in the second-level cache
+_WINDOWS_FAR = 3e-8, 3e-8, 9e-8  # the part that a byte beyond that adds, by the axes
+_WINDOWS_FAR_FROM = 0.1
+
+
+def windows_stay_cached(geometry: ConvGeometry, lengths: Sequence[int]) -> bool:
+    """Whether the filter's spectrum on the circle of such windows does."""
+    return _window_spectrum(geometry, lengths) <= _WINDOWS_CACHED
+
+
+def _window_spectrum(geometry: ConvGeometry, lengths: Sequence[int]) -> float:
+    grid = _window_grid(geometry, lengths)
+    return 8.0 * (grid[0] // 2 + 1) * math.prod(grid[1:]) * _pairs(geometry)
+
+
+def _window_grid(geometry: ConvGeometry, lengths: Sequence[int]) -> list[int]:
+    return [
+        length + (axis.taps - 1) * axis.kernel_dilation
+        for length, axis in zip(lengths, geometry.axes, strict=True)
+    ]
+
+
+def windows(geometry: ConvGeometry, lengths: Sequence[int]) -> float:
+    """Of windows with so many outputs an axis, convolved by the native kernel in one call."""
+    axes, grid = geometry.axes, _window_grid(geometry, lengths)
+    count = geometry.examples * math.prod(
+        -(-max(axis.out, axis.size) // length) for axis, length in zip(axes, lengths, strict=True)
+    )
+    points = (grid[0] // 2 + 1) * math.prod(grid[1:])
+    outputs = geometry.out_features
+    if _pairs(geometry) == geometry.in_features == outputs:  # depthwise
+        multiplied = 8 * points * _whole_lanes(outputs)
+    else:
+        multiplied = 4 * points * geometry.in_features * _whole_lanes(outputs // geometry.groups)
+    numbers = math.prod(grid) * _whole_lanes(geometry.in_features)
+    numbers += math.prod(lengths) * _whole_lanes(outputs)
+    number = _WINDOWS_NUMBER[len(axes) - 1] + _WINDOWS_TABLE * sum(grid) / len(axes)
+    forward = count * (_WINDOWS_MULTIPLY * multiplied + number * numbers)
+    beyond = _window_spectrum(geometry, lengths) - _WINDOWS_CACHED
+    if beyond > 0:
+        forward *= 1 + _WINDOWS_FAR_FROM + min(_WINDOWS_FAR[len(axes) - 1] * beyond, 1)
+    return _WINDOWS_PASSES * forward + _NATIVE_CALLS
+
+
 def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
     """Multiply-adds of one channel's transform, each axis by its table or fast."""
     box = geometry.box

@@ -6,12 +6,18 @@ meets the windows of the whole map: the cost is linear in the samples. The windo
 overlap, those of the output lie side by side. In the backward pass the cotangent's windows overlap,
 and those of the input lie side by side, so that nothing is added up over windows.
 
+There are two forms of it, of which the cheaper one is taken. :class:`Tiles` makes the spectra of all
+windows, then all products: for maps of many channels, whose products are what takes the time.
+:class:`FusedTiles` goes from inputs to outputs window by window, by one kernel: for few channels,
+where most of the time goes into reading and writing.
+
 Source: A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", section 8.7.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,23 +25,31 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from bandjax._conv import cost
+from bandjax._conv import cost, windows
+from bandjax._conv.dense import DenseConvSpec
 from bandjax._conv.geometry import Axis, ConvGeometry
 from bandjax._conv.methods import FilterDomain
 from bandjax._conv.native_dft import NativeDft
 from bandjax._conv.residuals import Residual
+from bandjax._conv.windows import WindowSpec
 from bandjax._native import product as native_product
 from bandjax._native import tiles as native_tiles
 from bandjax._native.tiles import TiledSpec, Tiling
 from bandjax._spectra.partial_dft import PartialDFT
-from bandjax._spectra.types import FilterSpectrum
+from bandjax._spectra.types import FilterSpectrum, compute_dtype
+
+_TAKES = (
+    "maps with every frequency kept, strides and input_dilation 1, and no CIRCULAR padding, by the "
+    "native kernels on the CPU"
+)
 
 # Samples of a window, about. (From 16 to 48 the times of 3x3 layers differ by less than a tenth.)
 _WINDOW = 32
 # Of a long kernel a window has so many times its reach.
 _REACHES = 3
+_SHORTEST = 6  # outputs
 # Of the cost of as many examples. The transforms are five, not four, but they stay in the cache.
-_SHARE = 0.95
+_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +64,7 @@ class Tiles(NativeDft):
     """Exact convolution of maps by overlapping windows, by the native kernels."""
 
     name = "tiles"
-    takes = (
-        "maps of two axes with every frequency kept, strides and input_dilation 1, and no CIRCULAR "
-        "padding, by the native kernels on the CPU"
-    )
+    takes = _TAKES
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
@@ -65,14 +76,8 @@ class Tiles(NativeDft):
         cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
     ) -> bool:
         """Where every frequency of two axes is kept, and neighbours give neighbours."""
-        return (
-            platform == "cpu"
-            and domain == "spatial"
-            and geometry.exact
-            and len(geometry.axes) == 2
-            and all(_takes(axis) for axis in geometry.axes)
-            and super().supports(geometry, dtype, platform, domain)
-        )
+        there = super().supports(geometry, dtype, platform, domain)
+        return there and _takes(geometry, platform, domain) and len(geometry.axes) == 2
 
     def convolve(
         self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
@@ -139,8 +144,81 @@ class Tiles(NativeDft):
         )
 
 
-def _takes(axis: Axis) -> bool:
-    return axis.stride == axis.input_dilation == 1 and not axis.circular and axis.out > 0
+class FusedTiles(NativeDft):
+    """The same by one kernel, from inputs to outputs."""
+
+    name = "tiles"
+    takes = _TAKES
+
+    @classmethod
+    def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
+        """See :class:`Method`."""
+        return cost.windows(geometry, _best_lengths(geometry))
+
+    @classmethod
+    def supports(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], platform: str, domain: FilterDomain
+    ) -> bool:
+        """Where every frequency is kept, and neighbours give neighbours."""
+        there = super().supports(geometry, dtype, platform, domain)
+        return there and _takes(geometry, platform, domain)
+
+    @property
+    def spec(self) -> WindowSpec:
+        """All that is static about the kernel's call."""
+        axes = self.geometry.axes
+        ones = (1,) * len(axes)
+        return WindowSpec(
+            DenseConvSpec(
+                size=tuple(axis.size for axis in axes),
+                taps=tuple(axis.taps for axis in axes),
+                out=tuple(axis.out for axis in axes),
+                strides=ones,
+                padding=tuple(axis.padding for axis in axes),
+                input_dilation=ones,
+                kernel_dilation=tuple(axis.kernel_dilation for axis in axes),
+                groups=self.geometry.groups,
+                precision=self.precision,
+            ),
+            _best_lengths(self.geometry),
+        )
+
+    def convolve(
+        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+    ) -> Float[Array, "N *spatial_out O"]:
+        """Returns ``y`` in ``dtype``."""
+        x: Any = residual
+        return windows.convolve(self.spec, _narrow(x, dtype), kernel).astype(dtype)
+
+    def gradients(
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        filter_spectrum: FilterSpectrum | None,
+        ct: Float[Array, "N *spatial_out O"],
+        level: Int[Array, ""] | None,
+    ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
+        """Two calls, so that the one that is not needed is left out."""
+        x: Any = residual
+        ct_kernel = windows.filter_gradient(self.spec, x, ct)
+        return windows.input_gradient(self.spec, ct, kernel), ct_kernel
+
+
+def _narrow(x: Array, dtype: Any) -> Array:
+    """Maps are read and written in one type."""
+    return x if x.dtype == dtype else x.astype(compute_dtype(x.dtype))
+
+
+def _takes(geometry: ConvGeometry, platform: str, domain: FilterDomain) -> bool:
+    return (
+        platform == "cpu"
+        and domain == "spatial"
+        and geometry.exact
+        and all(
+            axis.stride == axis.input_dilation == 1 and not axis.circular and axis.out > 0
+            for axis in geometry.axes
+        )
+    )
 
 
 def _reach(axis: Axis) -> int:
@@ -150,8 +228,25 @@ def _reach(axis: Axis) -> int:
 def _length(axis: Axis) -> int:
     """Outputs of a window: windows are no larger than so many of them must be."""
     reach, longest = _reach(axis), max(axis.out, axis.size)
-    length = max(_WINDOW, _REACHES * reach) - reach
-    return -(-longest // -(-longest // length))
+    return _even(longest, max(_WINDOW, _REACHES * reach) - reach)
+
+
+def _even(longest: int, most: int) -> int:
+    """Windows of equal length, ``most`` at most, with as few outputs too many as can be."""
+    return -(-longest // -(-longest // most))
+
+
+@functools.lru_cache(maxsize=1024)
+def _best_lengths(geometry: ConvGeometry) -> tuple[int, ...]:
+    """Outputs of a window of :class:`FusedTiles` along each axis, by the least cost."""
+    tried = {
+        tuple(_even(max(axis.out, axis.size), max(most, _reach(axis))) for axis in geometry.axes)
+        for most in range(_SHORTEST, _WINDOW - 1)
+    }
+    cached = {lengths for lengths in tried if cost.windows_stay_cached(geometry, lengths)}
+    return min(
+        sorted(cached or {min(tried)}), key=lambda lengths: cost.windows(geometry, lengths)
+    )
 
 
 # The samples of a window on the circle, and of its axis size of the map, windows, the first's

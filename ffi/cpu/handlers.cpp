@@ -397,6 +397,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
 
 std::vector<Handler> CpuHandlers() {
   std::vector<Handler> all = PackHandlers();
+  for (const Handler& handler : WindowHandlers()) all.push_back(handler);
   const std::vector<Handler> others = {{"bandjax_analysis", BandjaxCpuAnalysis},
                                        {"bandjax_synthesis", BandjaxCpuSynthesis},
                                        {"bandjax_multiply_sum", BandjaxCpuMultiplySum},

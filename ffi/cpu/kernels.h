@@ -157,6 +157,33 @@ struct BitsArgs {
   void* words;
 };
 
+// One axis of a convolution by windows: window i has the outputs from i * length on, and needs the
+// inputs from first + i * length on. Outside of the maps there are zeros, and nothing is written.
+struct WindowAxis {
+  int64_t in, out;       // samples of the maps
+  int64_t windows;
+  int64_t length, span;  // samples of a window: outputs, and inputs
+  int64_t first;         // input of the first window
+  int64_t grid, taps;    // points of the circle, and of the filter
+  // Cosines, then sines, of frequencies u = 0 .. grid / 2 and samples from a window's first to its
+  // middle: (2, grid / 2 + 1, ceil(span / 2)), and the same of `length`.
+  const void *span_table, *length_table;
+  // exp(2 pi i u t / grid) of frequency and tap, this from the filter's middle, weighted: (2, kept
+  // frequencies, taps).
+  const void* turns;
+};
+
+// Maps x (n, in of the axes, in) and y (n, out of the axes, out), both in `map_type`; taps (taps of
+// the axes, in / groups, out), in `type`. Transposed, the taps are those of the convolution whose
+// outputs x are: (taps, out / groups, in), and turned about.
+struct WindowArgs {
+  int64_t n, in, out, groups;
+  WindowAxis axes[3];
+  void *x, *y, *taps;
+  bool transposed;
+  Type map_type, type;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
   const char* name;
@@ -167,6 +194,8 @@ struct Kernels {
   void (*multiply_sum)(const MultiplyArgs&, Pool*);
   void (*input_product)(const MultiplyArgs&, Pool*);
   void (*filter_product)(const MultiplyArgs&, Pool*);
+  void (*windows)(const WindowArgs&, Pool*);
+  void (*windows_filter)(const WindowArgs&, Pool*);
   void (*pack)(const PackArgs&, Pool*);
   void (*unpack)(const PackArgs&, Pool*);
   void (*pack_bits)(const BitsArgs&, Pool*);

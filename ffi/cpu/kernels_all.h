@@ -1,8 +1,8 @@
-// The table of kernels of one instruction set; see kernels_*.cpp. With BANDJAX_TRANSFORMS the
-// transforms in it, and nothing else.
+// All kernels of one instruction set; see kernels_*.cpp. With BANDJAX_TRANSFORMS or BANDJAX_WINDOWS
+// those alone, so that they are compiled at the same time; else the products, and the table.
 #include "kernels.h"
 
-#ifdef BANDJAX_TRANSFORMS
+#if defined(BANDJAX_TRANSFORMS)
 
 #include "fourier.h"
 #include "pack.h"
@@ -21,36 +21,21 @@ template void BitsTyped<false>(const BitsArgs&, Pool*);
 }  // namespace BANDJAX_ISA
 }  // namespace bandjax
 
-#else
+#elif defined(BANDJAX_WINDOWS)
 
-#include "contractions.h"
+#include "windows.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
-template <bool kAnalysis>
-void TransformTyped(const TransformArgs& args, Pool* pool);
-template <bool kAnalysis>
-void FourierTyped(const FourierArgs& args, Pool* pool);
-template <bool kPack>
-void PackTyped(const PackArgs& args, Pool* pool);
-template <bool kPack>
-void BitsTyped(const BitsArgs& args, Pool* pool);
+template void WindowsTyped<false>(const WindowArgs&, Pool*);
+template void WindowsTyped<true>(const WindowArgs&, Pool*);
 }  // namespace BANDJAX_ISA
-extern const Kernels BANDJAX_TABLE;
-const Kernels BANDJAX_TABLE = {
-    BANDJAX_NAME,
-    &BANDJAX_ISA::TransformTyped<true>,
-    &BANDJAX_ISA::TransformTyped<false>,
-    &BANDJAX_ISA::FourierTyped<true>,
-    &BANDJAX_ISA::FourierTyped<false>,
-    &BANDJAX_ISA::MultiplySumTyped,
-    &BANDJAX_ISA::InputProductTyped,
-    &BANDJAX_ISA::FilterProductTyped,
-    &BANDJAX_ISA::PackTyped<true>,
-    &BANDJAX_ISA::PackTyped<false>,
-    &BANDJAX_ISA::BitsTyped<true>,
-    &BANDJAX_ISA::BitsTyped<false>,
-};
 }  // namespace bandjax
+
+#else
+
+#include "contractions.h"
+#define BANDJAX_BASE BANDJAX_ISA
+#include "kernels_table.h"
 
 #endif

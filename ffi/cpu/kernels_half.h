@@ -4,14 +4,6 @@
 
 namespace bandjax {
 namespace avx512 {
-template <bool kAnalysis>
-void TransformTyped(const TransformArgs& args, Pool* pool);
-template <bool kAnalysis>
-void FourierTyped(const FourierArgs& args, Pool* pool);
-template <bool kPack>
-void PackTyped(const PackArgs& args, Pool* pool);
-template <bool kPack>
-void BitsTyped(const BitsArgs& args, Pool* pool);
 void MultiplySumTyped(const MultiplyArgs& args, Pool* pool);
 void InputProductTyped(const MultiplyArgs& args, Pool* pool);
 void FilterProductTyped(const MultiplyArgs& args, Pool* pool);
@@ -41,20 +33,7 @@ inline void FilterProductTyped(const MultiplyArgs& args, Pool* pool) {
 }
 
 }  // namespace BANDJAX_ISA
-
-extern const Kernels BANDJAX_TABLE;
-const Kernels BANDJAX_TABLE = {
-    BANDJAX_NAME,
-    &avx512::TransformTyped<true>,
-    &avx512::TransformTyped<false>,
-    &avx512::FourierTyped<true>,
-    &avx512::FourierTyped<false>,
-    &BANDJAX_ISA::MultiplySumTyped,
-    &BANDJAX_ISA::InputProductTyped,
-    &BANDJAX_ISA::FilterProductTyped,
-    &avx512::PackTyped<true>,
-    &avx512::PackTyped<false>,
-    &avx512::BitsTyped<true>,
-    &avx512::BitsTyped<false>,
-};
 }  // namespace bandjax
+
+#define BANDJAX_BASE avx512
+#include "kernels_table.h"

@@ -1,3 +1,3 @@
-// The other half of kernels_avx512.cpp, so that both are compiled at once.
+// A part of kernels_avx512.cpp, so that all parts are compiled at once.
 #define BANDJAX_TRANSFORMS
 #include "kernels_avx512.cpp"

@@ -1,0 +1,136 @@
+// The kernels of windows.h as handlers of XLA's foreign function interface.
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/call.h"
+#include "handlers.h"
+
+namespace bandjax {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Integers = ffi::Span<const int64_t>;
+
+bool IsTable(Buffer table, ffi::DataType type, int64_t rows, int64_t columns) {
+  const auto size = table.dimensions();
+  return table.element_type() == type && size.size() == 3 && size[0] == 2 && size[1] == rows &&
+         size[2] == columns;
+}
+
+// Maps x (n, axes, in) and y (n, axes, out), taps (axes, in / groups, out), or transposed (axes,
+// out / groups, in), and of each axis three tables. The attributes `lengths`, `dilation` and
+// `first` have an integer for each axis.
+ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs tables, int64_t groups,
+                       bool transposed, Integers lengths, Integers dilation, Integers first,
+                       WindowArgs* args) {
+  const auto from = x.dimensions(), to = y.dimensions(), filter = taps.dimensions();
+  const size_t rank = lengths.size(), all = rank + 2;
+  if (rank < 1 || rank > 3 || dilation.size() != rank || first.size() != rank ||
+      from.size() != all || to.size() != all || filter.size() != all || tables.size() != 3 * rank) {
+    return Invalid("maps and taps must have one to three axes, with three tables for each");
+  }
+  args->n = from[0], args->in = from[rank + 1], args->out = to[rank + 1], args->groups = groups;
+  args->transposed = transposed;
+  const int64_t each = transposed ? args->out : args->in, other = transposed ? args->in : args->out;
+  if (to[0] != args->n || groups < 1 || args->in < 1 || args->out < 1 || args->in % groups != 0 ||
+      args->out % groups != 0 || filter[rank] != each / groups || filter[rank + 1] != other) {
+    return Invalid("channels of maps and taps do not fit together");
+  }
+  const ffi::DataType type = taps.element_type(), map_type = x.element_type();
+  const bool wide = type == ffi::F64;
+  if (y.element_type() != map_type || (type != ffi::F32 && !wide) ||
+      (map_type != type && (wide || map_type != ffi::BF16))) {
+    return Invalid("all must be float32, or all float64; with float32 the maps may be bfloat16");
+  }
+  args->type = wide ? Type::kFloat64 : Type::kFloat32;
+  args->map_type = map_type == type ? args->type : Type::kBFloat16;
+  for (size_t axis = 0; axis < 3; ++axis) {
+    WindowAxis& a = args->axes[axis];
+    if (axis >= rank) {  // of one sample, which is multiplied by one
+      static constexpr float kOne32[3] = {1, 0, 0};
+      static constexpr double kOne64[3] = {1, 0, 0};
+      const void* one = wide ? static_cast<const void*>(kOne64) : kOne32;
+      a = {1, 1, 1, 1, 1, 0, 1, 1, one, one, one};
+      continue;
+    }
+    constexpr int64_t kMost = INT32_MAX;
+    a.in = from[axis + 1], a.out = to[axis + 1], a.taps = filter[axis];
+    if (lengths[axis] < 1 || lengths[axis] > kMost || dilation[axis] < 1 ||
+        dilation[axis] > kMost || first[axis] > kMost || first[axis] < -kMost || a.taps < 1 ||
+        a.taps > kMost || a.in < 1 || a.out < 1) {
+      return Invalid("sizes, lengths and dilation must be positive");
+    }
+    a.length = lengths[axis], a.first = first[axis];
+    a.span = a.grid = a.length + (a.taps - 1) * dilation[axis];
+    a.windows = (a.out + a.length - 1) / a.length;
+    const void* read[3];
+    const int64_t half = a.grid / 2 + 1, kept = axis == 0 ? half : a.grid;
+    const int64_t rows[3] = {half, half, kept};
+    const int64_t columns[3] = {(a.span + 1) / 2, (a.length + 1) / 2, a.taps};
+    for (int i = 0; i < 3; ++i) {
+      const auto table = tables.get<Buffer>(3 * axis + i);
+      if (!table.has_value()) return table.error();
+      if (!IsTable(*table, type, rows[i], columns[i])) return Invalid("the tables do not fit");
+      read[i] = table->untyped_data();
+    }
+    a.span_table = read[0], a.length_table = read[1], a.turns = read[2];
+  }
+  args->x = x.untyped_data(), args->y = y.untyped_data(), args->taps = taps.untyped_data();
+  return ffi::Error::Success();
+}
+
+ffi::Error Convolve(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::RemainingArgs tables,
+                    ffi::Result<Buffer> y, int64_t groups, bool transposed, Integers lengths,
+                    Integers dilation, Integers first) {
+  WindowArgs args{};
+  const ffi::Error error = ReadWindows(x, *y, taps, tables, groups, transposed, lengths, dilation,
+                                       first, &args);
+  if (error.failure()) return error;
+  PreferHugePages(y->untyped_data(), y->size_bytes());
+  return Call(ChosenKernels().windows, args, threads);
+}
+
+ffi::Error FilterGradient(ffi::ThreadPool threads, Buffer x, Buffer y, ffi::RemainingArgs tables,
+                          ffi::Result<Buffer> taps, int64_t groups, Integers lengths,
+                          Integers dilation, Integers first) {
+  WindowArgs args{};
+  const ffi::Error error =
+      ReadWindows(x, y, *taps, tables, groups, false, lengths, dilation, first, &args);
+  if (error.failure()) return error;
+  return Call(ChosenKernels().windows_filter, args, threads);
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindows, Convolve,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .RemainingArgs()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("transposed")
+                                  .Attr<Integers>("lengths")
+                                  .Attr<Integers>("dilation")
+                                  .Attr<Integers>("first"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindowsFilter, FilterGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .RemainingArgs()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups")
+                                  .Attr<Integers>("lengths")
+                                  .Attr<Integers>("dilation")
+                                  .Attr<Integers>("first"));
+
+}  // namespace
+
+std::vector<Handler> WindowHandlers() {
+  return {{"bandjax_windows", BandjaxCpuWindows},
+          {"bandjax_windows_filter", BandjaxCpuWindowsFilter}};
+}
+
+}  // namespace bandjax

@@ -1,0 +1,3 @@
+// A part of kernels_avx2.cpp, so that all parts are compiled at once.
+#define BANDJAX_WINDOWS
+#include "kernels_avx2.cpp"

@@ -1,0 +1,3 @@
+// A part of kernels_portable.cpp, so that all parts are compiled at once.
+#define BANDJAX_WINDOWS
+#include "kernels_portable.cpp"
