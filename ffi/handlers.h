@@ -16,11 +16,11 @@ struct Handler {
   XLA_FFI_Handler* function;
 };
 
-std::vector<Handler> CpuHandlers();   // cpu/handlers.cpp
+std::vector<Handler> CpuHandlers();  // cpu/handlers.cpp
 // Among those of the CPU:
 std::vector<Handler> PackHandlers();    // cpu/pack_handlers.cpp
 std::vector<Handler> WindowHandlers();  // cpu/window_handlers.cpp
-std::vector<Handler> CudaHandlers();  // cuda/*.cu, linked only with BANDJAX_CUDA=ON
+std::vector<Handler> CudaHandlers();    // cuda/*.cu, linked only with BANDJAX_CUDA=ON
 
 }  // namespace bandjax
 

@@ -30,6 +30,7 @@ CHECKED = ["_conv.energy", "_conv.methods", "_conv.operator", "_native.product"]
 CHECKED += ["_native.transform", "_spectra.fft", "_spectra.product", "_spectra.transform"]
 with install_import_hook([f"bandjax.{name}" for name in CHECKED], "beartype.beartype"):
     import bandjax  # noqa: F401
+from bandjax._conv.tiles import FusedTiles, Tiles  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -40,6 +41,14 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(params=[Tiles, FusedTiles])
+def form_of_tiles(request, monkeypatch):
+    """Each of the two forms of the method "tiles" in turn, whatever they cost."""
+    for form in (Tiles, FusedTiles):
+        cost = 0.0 if form is request.param else 1e9
+        monkeypatch.setattr(form, "cost", classmethod(lambda *_, cost=cost: cost))
 
 
 # ----------------------------------------------------------------------------------- out of time

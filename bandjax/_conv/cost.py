@@ -262,7 +262,8 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
     return products + _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved + _NATIVE_CALLS
 
 
-# Of convolutions by windows in one call, fitted to layers of two and three axes on two AVX-512 cores.
+# Of convolutions by windows in one call, fitted to layers of one to three axes on two AVX-512
+# cores.
 _WINDOWS_MULTIPLY = 0.0074  # one multiply-add of a complex product
 _WINDOWS_NUMBER = 0.75, 0.3, 0.5  # one number of a window, by the axes
 _WINDOWS_TABLE = 0.009  # the same, for each point of an axis

@@ -6,10 +6,10 @@ meets the windows of the whole map: the cost is linear in the samples. The windo
 overlap, those of the output lie side by side. In the backward pass the cotangent's windows overlap,
 and those of the input lie side by side, so that nothing is added up over windows.
 
-There are two forms of it, of which the cheaper one is taken. :class:`Tiles` makes the spectra of all
-windows, then all products: for maps of many channels, whose products are what takes the time.
-:class:`FusedTiles` goes from inputs to outputs window by window, by one kernel: for few channels,
-where most of the time goes into reading and writing.
+There are two forms of it, of which the cheaper one is taken. :class:`Tiles` makes the spectra of
+all windows, then all products: for maps of many channels, whose products are what takes the time.
+:class:`FusedTiles` goes from inputs to outputs by one kernel, which keeps a few windows at a time:
+for few channels, where most of the time goes into reading and writing, and for volumes and series.
 
 Source: A. V. Oppenheim and R. W. Schafer, "Discrete-Time Signal Processing", section 8.7.
 """
@@ -244,9 +244,7 @@ def _best_lengths(geometry: ConvGeometry) -> tuple[int, ...]:
         for most in range(_SHORTEST, _WINDOW - 1)
     }
     cached = {lengths for lengths in tried if cost.windows_stay_cached(geometry, lengths)}
-    return min(
-        sorted(cached or {min(tried)}), key=lambda lengths: cost.windows(geometry, lengths)
-    )
+    return min(sorted(cached or {min(tried)}), key=lambda lengths: cost.windows(geometry, lengths))
 
 
 # The samples of a window on the circle, and of its axis size of the map, windows, the first's

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -158,7 +157,9 @@ def _batch(
     more = dataclasses.replace(spec.dense, groups=size * spec.dense.groups)
     grouped = _operation(which, dataclasses.replace(spec, dense=more), dtype)
     joined = (
-        jnp.moveaxis(x if is_batched else repeat(x, size), 0, -2).reshape(*x.shape[is_batched:-1], -1)
+        jnp.moveaxis(x if is_batched else repeat(x, size), 0, -2).reshape(
+            *x.shape[is_batched:-1], -1
+        )
         for x, is_batched in zip((a, b), batched, strict=False)
     )
     (out,) = grouped(*joined, *tables)
@@ -197,4 +198,3 @@ def _filter_gradient(
 convolve, input_gradient, filter_gradient = contractions(
     _convolve, _input_gradient, _filter_gradient
 )
-

@@ -23,14 +23,14 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/fuzz_pack.h"
+#include "cpu/fuzz_windows.h"
 
 namespace bandjax {
 namespace {
 
-class Fuzz : public PackFuzz {
+class Fuzz : public WindowsFuzz {
  public:
-  using PackFuzz::PackFuzz;
+  using WindowsFuzz::WindowsFuzz;
 
   // Whichever thread finds no memory, the caller is told.
   void NoMemory() {
@@ -58,6 +58,7 @@ class Fuzz : public PackFuzz {
     Fouriers();
     Blocks();
     Flags();
+    Convolutions();
     ++shapes_;
   }
 

@@ -160,7 +160,7 @@ struct BitsArgs {
 // One axis of a convolution by windows: window i has the outputs from i * length on, and needs the
 // inputs from first + i * length on. Outside of the maps there are zeros, and nothing is written.
 struct WindowAxis {
-  int64_t in, out;       // samples of the maps
+  int64_t in, out;  // samples of the maps
   int64_t windows;
   int64_t length, span;  // samples of a window: outputs, and inputs
   int64_t first;         // input of the first window

@@ -85,8 +85,8 @@ ffi::Error Convolve(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::Remaini
                     ffi::Result<Buffer> y, int64_t groups, bool transposed, Integers lengths,
                     Integers dilation, Integers first) {
   WindowArgs args{};
-  const ffi::Error error = ReadWindows(x, *y, taps, tables, groups, transposed, lengths, dilation,
-                                       first, &args);
+  const ffi::Error error =
+      ReadWindows(x, *y, taps, tables, groups, transposed, lengths, dilation, first, &args);
   if (error.failure()) return error;
   PreferHugePages(y->untyped_data(), y->size_bytes());
   return Call(ChosenKernels().windows, args, threads);

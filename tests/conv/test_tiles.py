@@ -12,21 +12,13 @@ from choices import crossed
 from jax.test_util import check_grads
 
 import bandjax
-from bandjax._conv.tiles import FusedTiles, Tiles, _outputs
+from bandjax._conv.tiles import Tiles, _outputs
 
 pytestmark = native
 
 
 def drawn(*shape, dtype=jnp.float64):
     return jnp.asarray(np.random.default_rng(shape).normal(size=shape), dtype)
-
-
-@pytest.fixture(params=[Tiles, FusedTiles])
-def form(request, monkeypatch):
-    """Each of the two forms in turn, whatever they cost."""
-    for one in (Tiles, FusedTiles):
-        dear = one is not request.param
-        monkeypatch.setattr(one, "cost", classmethod(lambda *_, dear=dear: 1e9 if dear else 0.0))
 
 
 def tiles(**options):
@@ -85,7 +77,7 @@ MAPS = [
 ]
 
 
-@pytest.mark.usefixtures("x64", "form")
+@pytest.mark.usefixtures("x64", "form_of_tiles")
 @pytest.mark.parametrize(("sizes", "taps", "options"), MAPS)
 def test_values_and_gradients(sizes, taps, options):
     agrees(options, shapes(sizes, taps, options))
@@ -114,7 +106,7 @@ def test_one_kernel_from_inputs_to_outputs(sizes, taps, options, channels, monke
     agrees(options, shapes(sizes, taps, options, channels))
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.usefixtures("form_of_tiles")
 @pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
 def test_types(dtype, bound):
     x, w = drawn(2, 70, 45, 20, dtype=dtype), drawn(3, 3, 20, 18, dtype=dtype)
@@ -128,12 +120,12 @@ def test_types(dtype, bound):
         assert oracle.relative_gap(value.astype(jnp.float32), wanted) <= bound
 
 
-@pytest.mark.usefixtures("x64", "form")
+@pytest.mark.usefixtures("x64", "form_of_tiles")
 def test_derivatives_of_second_order():
     check_grads(jax.jit(tiles()), (drawn(1, 9, 34, 2), drawn(3, 2, 2, 2)), order=2, modes=["rev"])
 
 
-@pytest.mark.usefixtures("x64", "form")
+@pytest.mark.usefixtures("x64", "form_of_tiles")
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["input", "kernel", "both"])
 def test_vmap(axes):
     x, w = drawn(3, 2, 33, 40, 4), drawn(3, 3, 2, 4, 6)

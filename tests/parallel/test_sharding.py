@@ -77,6 +77,7 @@ def mesh_of(kind, shape=(8,), names=("batch",)):
 
 
 @native
+@pytest.mark.usefixtures("form_of_tiles")
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
 def test_windows_of_a_map_stay_on_their_device(kind):
     rng = np.random.default_rng(8)
