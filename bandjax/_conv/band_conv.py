@@ -202,10 +202,17 @@ def run(
     Returns:
       ``(batch..., *spatial_out, out)`` and the limits of the kept box, int32 ``(axes,)``.
     """
-    chosen = choose(geometry, spec, x.dtype, domain, precision=precision)
     residual_dtype = x.dtype if spec.residual_dtype is None else spec.residual_dtype
-    method = chosen(geometry, residual_dtype, spec.recompute_filter, precision, domain)
-    by = plain.convolve if spec.implementation == "jax" else differentiable
+    # What is differentiated decides an Energy band's box by the same numbers as what is not.
+    alone, method = (
+        choose(geometry, spec, x.dtype, domain, precision=precision, inference=inference)(
+            geometry, residual_dtype, spec.recompute_filter, precision, domain
+        )
+        for inference in (geometry.energy is None, False)
+    )
+    by: Any = functools.partial(differentiable, alone)
+    if spec.implementation == "jax":
+        by = plain.convolve
     operator = functools.partial(apply, method, reflect=reflect, by=by)
     return mesh.call(operator, x, kernel, len(geometry.axes), out_sharding)
 

@@ -23,6 +23,8 @@ def choose(
     domain: FilterDomain = "spatial",
     platform: str | None = None,
     precision: Precision = None,
+    *,
+    inference: bool = False,
 ) -> type[Method]:
     """Returns the class that computes a convolution.
 
@@ -37,6 +39,8 @@ def choose(
       domain: whether the filter is given by its taps or by its spectrum.
       platform: as ``jax.default_backend()`` names it, which is the default.
       precision: of products.
+      inference: whether the forward pass alone is computed; it counts on a CPU, whose own
+        convolution is faster forward than backward.
 
     Raises:
       RuntimeError: native kernels are asked for, and there are none.
@@ -72,7 +76,13 @@ def choose(
         classes = [
             c for c in classes if c.native or c is Direct or (c is Fft and platform != "cpu")
         ]
-    target = Target(platform, dtype, precision, given=domain != "spatial")
+    target = Target(
+        platform,
+        dtype,
+        precision,
+        given=domain != "spatial",
+        inference=inference and platform == "cpu",
+    )
     return min(classes, key=lambda c: c.cost(geometry, target))
 
 

@@ -1,7 +1,7 @@
 """Estimated times, by which ``method="auto"`` compares methods.
 
-Each function returns the nanoseconds of one training call (output and both gradients) from shapes,
-band and :class:`Target` alone:
+Each function returns the nanoseconds of one training call (output and both gradients), or of the
+forward pass alone, from shapes, band and :class:`Target` alone:
 
 * :func:`dft` and :func:`fft` transform input and output four times in all and the kernel three
   times, multiply, and pass over the spectra of the filter.
@@ -43,7 +43,7 @@ class Target:
       dtype: of the arrays.
       precision: of products.
       given: whether the filter is given by its spectrum, which no transform need make.
-      inference: whether the forward pass alone is computed.
+      inference: whether the forward pass alone is computed; on a CPU.
     """
 
     platform: str
@@ -51,6 +51,16 @@ class Target:
     precision: Precision = None
     given: bool = False
     inference: bool = False
+
+    @property
+    def products(self) -> int:
+        """Of input, output and filter: what a call computes."""
+        return 1 if self.inference else 3
+
+    @property
+    def transforms(self) -> int:
+        """Of input or output, there and back."""
+        return 1 if self.inference else 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +152,11 @@ def dft(geometry: ConvGeometry, target: Target) -> float:
     """Of truncated matrix products."""
     rates, batch = _rates(target), geometry.examples
     size, out, taps = ([getattr(a, n) for a in geometry.axes] for n in ("size", "out", "taps"))
-    return (
-        _product(geometry, rates)
-        + 2 * _matrices(geometry, rates, size, batch * geometry.in_features)
-        + 2 * _matrices(geometry, rates, out, batch * geometry.out_features)
-        + rates.multiply * 3 * _pairs(geometry) * transform_multiply_adds(taps, geometry)
-    )
+    transforms = _matrices(geometry, rates, size, batch * geometry.in_features)
+    transforms += _matrices(geometry, rates, out, batch * geometry.out_features)
+    of_filter = rates.multiply * _pairs(geometry) * transform_multiply_adds(taps, geometry)
+    products = _product(geometry, rates) + of_filter
+    return target.products * products + target.transforms * transforms
 
 
 def packed_dft(geometry: ConvGeometry, target: Target, of_input: int, of_output: int) -> float:
@@ -170,8 +179,9 @@ def fft(geometry: ConvGeometry, target: Target) -> float:
     """Of fast transforms of the whole grid."""
     rates, batch = _rates(target), geometry.examples
     circle = rates.fft * math.prod(geometry.grid)
-    channels = 2 * batch * (geometry.in_features + geometry.out_features) + 3 * _pairs(geometry)
-    return _product(geometry, rates) + circle * channels
+    channels = target.transforms * batch * (geometry.in_features + geometry.out_features)
+    channels += target.products * _pairs(geometry)
+    return target.products * _product(geometry, rates) + circle * channels
 
 
 def direct(geometry: ConvGeometry, target: Target) -> float:
@@ -182,15 +192,17 @@ def direct(geometry: ConvGeometry, target: Target) -> float:
     inputs = geometry.examples * geometry.in_features
     dense = rates.dense if len(axes) == 1 else rates.dense_nd
     dense *= _narrow(geometry, rates)
-    products = math.prod(axis.out * axis.taps for axis in axes) * _pairs(geometry)
+    products = target.products * math.prod(axis.out * axis.taps for axis in axes) * _pairs(geometry)
+    # Of the input, and of the windows that the taps read: the backward pass makes both anew.
+    once, again = (1, 1) if target.inference else (2, 3)
     if transform_of_projection(geometry) == "fft":
-        projection = 5 * rates.fft * math.prod(geometry.grid) * inputs
+        projection = (once + again) * rates.fft * math.prod(geometry.grid) * inputs
     else:
         size = [axis.size for axis in axes]
         window = [axis.size + axis.taps - 1 for axis in axes]
-        projection = 2 * _matrices(geometry, rates, size, inputs)
-        projection += 3 * _matrices(geometry, rates, window, inputs)
-    return dense * 3 * geometry.examples * products + projection
+        projection = once * _matrices(geometry, rates, size, inputs)
+        projection += again * _matrices(geometry, rates, window, inputs)
+    return dense * geometry.examples * products + projection
 
 
 def _pairs(geometry: ConvGeometry) -> int:
@@ -205,10 +217,9 @@ def _narrow(geometry: ConvGeometry, rates: _Rates) -> float:
 
 
 def _product(geometry: ConvGeometry, rates: _Rates) -> float:
-    """The three multiply-sums, and the passes over the filter's spectrum."""
+    """A multiply-sum, and its part of the passes over the filter's spectrum."""
     coefficients = geometry.kept * _pairs(geometry)
-    batch = geometry.examples
-    return rates.multiply * 9 * coefficients * batch + rates.filter * 2 * coefficients
+    return (rates.multiply * 3 * geometry.examples + rates.filter * 2 / 3) * coefficients
 
 
 def _matrices(
@@ -224,12 +235,12 @@ def _matrices(
 # Nanoseconds of the native kernels on the CPU, fitted to some seventy layers of one to three axes.
 _NATIVE_MULTIPLY = 0.0124  # one multiply-add of a product, outputs in whole vectors
 _NATIVE_DEPTHWISE = 0.0035  # the same of a depthwise convolution
-_NATIVE_TAP = 0.54  # one tap in one coefficient of the filter's spectrum, in all three products
-_NATIVE_TAP_FEW = 0.15  # the same of few examples, whose kernels keep that coefficient in registers
-_FEW_EXAMPLES = 12  # kRows of ffi/cpu/narrow.h
-_NATIVE_WHOLE = 15.0  # one coefficient, where the filter is transformed as a whole
-_NATIVE_GIVEN = 4.0  # one coefficient of a spectrum that is given
-_NATIVE_GIVEN_FEW = 0.6  # three times that in the forward pass of few examples
+_NATIVE_TAP = 0.18  # one tap in one coefficient of the filter's spectrum, in a product
+_NATIVE_TAP_FEW = 0.05  # the same of few examples, whose kernels keep that coefficient in registers
+FEW_EXAMPLES = 12  # kRows of ffi/cpu/narrow.h
+_NATIVE_WHOLE = 5.0  # one coefficient, where the filter is transformed as a whole
+_NATIVE_GIVEN = 1.3  # one coefficient of a spectrum that is given
+_NATIVE_GIVEN_FEW = 0.2  # the same in the forward pass of few examples
 _NATIVE_TABLE = 0.004  # one multiply-add of a transform
 _NATIVE_SAMPLE = 0.56  # one number that is moved
 _NATIVE_CALLS = 5.5e4
@@ -241,25 +252,27 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
     inputs, outputs = geometry.in_features, geometry.out_features
     sums = sums_of_taps([axis.taps for axis in geometry.axes], geometry.box[0])
     if pairs == inputs == outputs:  # depthwise
-        products = 9 * _NATIVE_DEPTHWISE * kept * batch * pairs
+        products = 3 * _NATIVE_DEPTHWISE * kept * batch * pairs
     elif target.given:
-        read_once = target.inference and batch <= _FEW_EXAMPLES
+        read_once = target.inference and batch <= FEW_EXAMPLES
         each = _NATIVE_GIVEN_FEW if read_once else _NATIVE_GIVEN
-        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + each)
+        products = kept * pairs * (3 * _NATIVE_MULTIPLY * batch + each)
     elif whole_filter(sums, outputs // geometry.groups):
-        products = kept * pairs * (9 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
+        products = kept * pairs * (3 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
     else:
         lanes = pairs // outputs * geometry.groups * _whole_lanes(outputs // geometry.groups)
-        few = batch <= _FEW_EXAMPLES and len(geometry.axes) > 1
+        few = batch <= FEW_EXAMPLES and len(geometry.axes) > 1
         tap = _NATIVE_TAP_FEW if few else _NATIVE_TAP
-        products = kept * lanes * (9 * _NATIVE_MULTIPLY * batch + tap * sums)
+        products = kept * lanes * (3 * _NATIVE_MULTIPLY * batch + tap * sums)
     sides = [
         (inputs, [axis.size for axis in geometry.axes]),
         (outputs, [axis.out for axis in geometry.axes]),
     ]
     transforms = sum(batch * _whole_lanes(c) * _native_transform(n, geometry) for c, n in sides)
     moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
-    return products + _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved + _NATIVE_CALLS
+    in_transforms = _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved
+    in_all = target.products * products + target.transforms / 2 * in_transforms
+    return in_all + _NATIVE_CALLS * target.products / 3
 
 
 # Of convolutions by windows in one call, fitted to layers of one to three axes on two AVX-512
@@ -267,10 +280,15 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
 _WINDOWS_MULTIPLY = 0.0074  # one multiply-add of a complex product
 _WINDOWS_NUMBER = 0.75, 0.3, 0.5  # one number of a window, by the axes
 _WINDOWS_TABLE = 0.009  # the same, for each point of an axis
+_WINDOWS_PART = 5  # vectors that one that is filled in part takes as long as, beside itself
 _WINDOWS_PASSES = 3.4  # of a training call, the forward pass being one
 _WINDOWS_CACHED = 1.2e6  # bytes of the filter's spectrum that stay in the second-level cache
 _WINDOWS_FAR = 3e-8, 3e-8, 9e-8  # the part that a byte beyond that adds, by the axes
 _WINDOWS_FAR_FROM = 0.1
+_WINDOWS_FILTER = (
+    2.4  # one coefficient of the filter's spectrum, and half of that of its gradient's
+)
+_WINDOWS_PARTS, _WINDOWS_GROUP = 16, 12  # of that gradient, and the least windows of one
 
 
 def windows_stay_cached(geometry: ConvGeometry, lengths: Sequence[int]) -> bool:
@@ -290,7 +308,7 @@ def _window_grid(geometry: ConvGeometry, lengths: Sequence[int]) -> list[int]:
     ]
 
 
-def windows(geometry: ConvGeometry, lengths: Sequence[int]) -> float:
+def windows(geometry: ConvGeometry, lengths: Sequence[int], target: Target) -> float:
     """Of windows with so many outputs an axis, convolved by the native kernel in one call."""
     axes, grid = geometry.axes, _window_grid(geometry, lengths)
     count = geometry.examples * math.prod(
@@ -302,14 +320,24 @@ def windows(geometry: ConvGeometry, lengths: Sequence[int]) -> float:
         multiplied = 8 * points * _whole_lanes(outputs)
     else:
         multiplied = 4 * points * geometry.in_features * _whole_lanes(outputs // geometry.groups)
-    numbers = math.prod(grid) * _whole_lanes(geometry.in_features)
-    numbers += math.prod(lengths) * _whole_lanes(outputs)
+    numbers = math.prod(grid) * _read_lanes(geometry.in_features)
+    numbers += math.prod(lengths) * _read_lanes(outputs)
     number = _WINDOWS_NUMBER[len(axes) - 1] + _WINDOWS_TABLE * sum(grid) / len(axes)
     forward = count * (_WINDOWS_MULTIPLY * multiplied + number * numbers)
     beyond = _window_spectrum(geometry, lengths) - _WINDOWS_CACHED
     if beyond > 0:
         forward *= 1 + _WINDOWS_FAR_FROM + min(_WINDOWS_FAR[len(axes) - 1] * beyond, 1)
-    return _WINDOWS_PASSES * forward + _NATIVE_CALLS
+    coefficients = points * geometry.in_features // geometry.groups * _whole_lanes(outputs)
+    if target.inference:
+        return forward + _WINDOWS_FILTER * coefficients + _NATIVE_CALLS / 3
+    parts = min(_WINDOWS_PARTS, max(1, count // _WINDOWS_GROUP))
+    of_filter = _WINDOWS_FILTER * (2 + parts / 2) * coefficients
+    return _WINDOWS_PASSES * forward + of_filter + _NATIVE_CALLS
+
+
+def _read_lanes(channels: int) -> int:
+    """Channels that reading or writing takes as long as: the last vector may be filled in part."""
+    return _whole_lanes(channels) + (_WINDOWS_PART * LANES if channels % LANES else 0)
 
 
 def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
@@ -333,6 +361,7 @@ _DENSE_MULTIPLY = 0.015  # of one and two axes, with many channels
 _DENSE_MULTIPLY_3D = 0.022
 _DENSE_FEW_IN, _DENSE_FEW_OUT, _DENSE_GROUP = 3, 12, 96  # channels, of which it then does double
 _DENSE_PARTLY, _DENSE_PARTLY_MOST = 400, 1.6  # for tiles of output channels, filled in part
+_DENSE_FORWARD_1D = 0.6  # of the rate of a training call, for the forward pass alone
 _DENSE_SMALL_MAP = 20  # how much slower it is on a map smaller than the kernel
 
 
@@ -342,9 +371,11 @@ def _exact(geometry: ConvGeometry, target: Target) -> float:
     products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
     if target.platform == "cpu":
         rate = _dense_rate(geometry) / math.prod(a.input_dilation for a in geometry.axes)
+        if target.inference and len(geometry.axes) == 1:
+            rate *= _DENSE_FORWARD_1D
     else:
         rate = rates.dense * _narrow(geometry, rates)
-    return rates.sure * rate * 3 * products * _pairs(geometry)
+    return rates.sure * rate * target.products * products * _pairs(geometry)
 
 
 def _dense_rate(geometry: ConvGeometry) -> float:

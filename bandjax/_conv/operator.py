@@ -18,16 +18,25 @@ from bandjax._conv.residuals import FILTER_NAME, SPECTRUM_NAME, Quantised, Resid
 from bandjax._spectra.types import compute_dtype
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def convolve(
-    method: Method, x: Float[Array, "N *spatial C"], kernel: Float[Array, "*taps c O"]
+    alone: Method,
+    method: Method,
+    x: Float[Array, "N *spatial C"],
+    kernel: Float[Array, "*taps c O"],
 ) -> tuple[Float[Array, "N *spatial_out O"], Any]:
     """Convolves ``x`` ``(N, *spatial, C)`` and returns the level of an Energy band's box, or None.
 
-    ``x`` is float32 or float64; by native kernels bfloat16 too. The derivative takes the box of an
-    Energy band for given.
+    By ``alone`` where nothing is differentiated, else by ``method``; they are equal to rounding.
+    ``x`` is float32 or float64; where ``method`` reads it bfloat16 too. The derivative takes the
+    box of an Energy band for given.
     """
-    return _forward(method, x, kernel)[0]
+    if alone == method:
+        return _forward(method, x, kernel)[0]
+    compute = compute_dtype(x.dtype)
+    kernel = kernel if alone.reads_bfloat16_filter else kernel.astype(compute)
+    (y, level), _ = _forward(alone, x if alone.reads_bfloat16 else x.astype(compute), kernel)
+    return y.astype(x.dtype), level
 
 
 def _forward(
@@ -42,7 +51,9 @@ def _forward(
     return (method.convolve(residual, kernel, x.dtype), level), (stored, level, kernel, None)
 
 
-def _backward(method: Method, residuals: Any, cts: Any) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    alone: Method, method: Method, residuals: Any, cts: Any
+) -> tuple[jax.Array, jax.Array]:
     stored, level, kernel, filter_spectrum = residuals
     compute = compute_dtype(kernel.dtype)
     residual = method.format.decode(stored, compute)
@@ -51,7 +62,7 @@ def _backward(method: Method, residuals: Any, cts: Any) -> tuple[jax.Array, jax.
     return ct_x, ct_kernel.astype(kernel.dtype)
 
 
-convolve.defvjp(_forward, _backward)
+convolve.defvjp(lambda alone, method, x, kernel: _forward(method, x, kernel), _backward)
 
 
 def _save(
@@ -83,7 +94,7 @@ def apply(
     kernel: Float[Array, "*taps c O"],
     *,
     reflect: bool = False,
-    by: Any = convolve,
+    by: Any,
 ) -> tuple[Float[Array, "*batch_spatial_out O"], Int[Array, " rank"]]:
     """Makes the batch one axis and the numbers float32 or float64, convolves, and undoes both.
 
@@ -92,7 +103,7 @@ def apply(
       x: ``(batch..., *spatial, in)``.
       kernel: as ``method`` takes it.
       reflect: pad ``x`` by reflection first.
-      by: what convolves: :func:`convolve`, or another with its arguments and results.
+      by: what convolves, of ``(method, x, kernel)``, as :func:`convolve` with a method alone does.
 
     Returns:
       ``(batch..., *spatial_out, out)``, and the limits of the kept box, int32 ``(axes,)``.

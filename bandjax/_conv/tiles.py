@@ -48,8 +48,9 @@ _WINDOW = 32
 # Of a long kernel a window has so many times its reach.
 _REACHES = 3
 _SHORTEST = 6  # outputs
-# Of the cost of as many examples. The transforms are five, not four, but they stay in the cache.
-_SHARE = 0.8
+# Of the cost of as many examples. The transforms are five, not four, but they stay in the cache. Of
+# few examples it is the filter's spectrum that takes the time.
+_SHARE, _SHARE_FORWARD, _SHARE_FEW = 0.8, 0.6, 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,11 @@ class Tiles(NativeDft):
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return _SHARE * cost.native_dft(_windows_as_examples(geometry), target)
+        windows = _windows_as_examples(geometry)
+        share = _SHARE_FORWARD if target.inference else _SHARE
+        if windows.examples <= cost.FEW_EXAMPLES:
+            share = _SHARE_FEW
+        return share * cost.native_dft(windows, target)
 
     @classmethod
     def supports(
@@ -153,7 +158,7 @@ class FusedTiles(NativeDft):
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.windows(geometry, _best_lengths(geometry))
+        return cost.windows(geometry, _best_lengths(geometry), target)
 
     @classmethod
     def supports(
@@ -236,6 +241,9 @@ def _even(longest: int, most: int) -> int:
     return -(-longest // -(-longest // most))
 
 
+_TRAINING = cost.Target("cpu", np.dtype(np.float32))
+
+
 @functools.lru_cache(maxsize=1024)
 def _best_lengths(geometry: ConvGeometry) -> tuple[int, ...]:
     """Outputs of a window of :class:`FusedTiles` along each axis, by the least cost."""
@@ -244,7 +252,8 @@ def _best_lengths(geometry: ConvGeometry) -> tuple[int, ...]:
         for most in range(_SHORTEST, _WINDOW - 1)
     }
     cached = {lengths for lengths in tried if cost.windows_stay_cached(geometry, lengths)}
-    return min(sorted(cached or {min(tried)}), key=lambda lengths: cost.windows(geometry, lengths))
+    few = sorted(cached or {min(tried)})
+    return min(few, key=lambda lengths: cost.windows(geometry, lengths, _TRAINING))
 
 
 # The samples of a window on the circle, and of its axis size of the map, windows, the first's

@@ -66,12 +66,14 @@ def dense(x: jax.Array, kernel: jax.Array, precision: Any = None, **options: Any
 
 def banded(method: type, rate: float, precision: Any = None) -> Callable[..., jax.Array]:
     """A layer at a compression, by one method, SAME."""
-    from bandjax._conv.operator import apply
+    from bandjax._conv import operator
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         band = bandjax.Compression(rate) if rate else None
         geometry = conv_geometry(x.shape, kernel.shape, band, padding="SAME")
-        return apply(method(geometry, x.dtype, True, precision), x, kernel)[0]
+        how = method(geometry, x.dtype, True, precision)
+        by = functools.partial(operator.convolve, how)
+        return operator.apply(how, x, kernel, by=by)[0]
 
     return convolve
 
