@@ -88,7 +88,7 @@ def choose(
 
 def _require_native(method: str, dtype: np.dtype[Any], platform: str) -> None:
     if not any(c.native and method in ("auto", c.name) for c in CLASSES):
-        names = ", ".join(repr(c.name) for c in CLASSES if c.native)
+        names = ", ".join(dict.fromkeys(repr(c.name) for c in CLASSES if c.native))
         raise ValueError(f"implementation 'native' computes method {names}, got method={method!r}")
     native_call.require(platform)
     if not native_call.supports(compute_dtype(dtype), platform):

@@ -94,7 +94,7 @@ def apply(
     kernel: Float[Array, "*taps c O"],
     *,
     reflect: bool = False,
-    by: Any,
+    by: Any = None,
 ) -> tuple[Float[Array, "*batch_spatial_out O"], Int[Array, " rank"]]:
     """Makes the batch one axis and the numbers float32 or float64, convolves, and undoes both.
 
@@ -103,11 +103,13 @@ def apply(
       x: ``(batch..., *spatial, in)``.
       kernel: as ``method`` takes it.
       reflect: pad ``x`` by reflection first.
-      by: what convolves, of ``(method, x, kernel)``, as :func:`convolve` with a method alone does.
+      by: what convolves, of ``(method, x, kernel)``; without it :func:`convolve`, by ``method``
+        whether or not it is differentiated.
 
     Returns:
       ``(batch..., *spatial_out, out)``, and the limits of the kept box, int32 ``(axes,)``.
     """
+    by = functools.partial(convolve, method) if by is None else by
     geometry = method.geometry
     modes = jnp.asarray(geometry.modes, jnp.int32)
     empty = any(isinstance(n, int) and n == 0 for n in geometry.output_shape)

@@ -66,14 +66,12 @@ def dense(x: jax.Array, kernel: jax.Array, precision: Any = None, **options: Any
 
 def banded(method: type, rate: float, precision: Any = None) -> Callable[..., jax.Array]:
     """A layer at a compression, by one method, SAME."""
-    from bandjax._conv import operator
+    from bandjax._conv.operator import apply
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         band = bandjax.Compression(rate) if rate else None
         geometry = conv_geometry(x.shape, kernel.shape, band, padding="SAME")
-        how = method(geometry, x.dtype, True, precision)
-        by = functools.partial(operator.convolve, how)
-        return operator.apply(how, x, kernel, by=by)[0]
+        return apply(method(geometry, x.dtype, True, precision), x, kernel)[0]
 
     return convolve
 

@@ -28,8 +28,8 @@ SWEEP, COUNT, CHUNK = 51, 96, 4
 def accelerator(monkeypatch):
     """Every choice is the one of an accelerator, but computed here."""
 
-    def on_gpu(geometry, spec, dtype, domain="spatial", platform=None, precision=None):
-        return choose(geometry, spec, dtype, domain, "gpu", precision)
+    def on_gpu(geometry, spec, dtype, domain="spatial", platform=None, precision=None, **more):
+        return choose(geometry, spec, dtype, domain, "gpu", precision, **more)
 
     monkeypatch.setattr(module, "choose", on_gpu)
 

@@ -167,7 +167,7 @@ def test_what_it_does_not_take():
 
 @pytest.mark.parametrize(
     ("sizes", "channels", "target"),
-    [((256, 256), 32, "bandjax_windows"), ((64, 64), 64, "tiles = dense<")],
+    [((256, 256), 32, "bandjax_windows"), ((64, 64), 128, "tiles = dense<")],
 )
 def test_the_rule_takes_it_for_large_maps(sizes, channels, target):
     run = jax.jit(lambda x, w: bandjax.band_conv(x, w, None))

@@ -319,6 +319,29 @@ def test_an_exported_model_runs_in_another_process(tmp_path):
     assert "bandjax_analysis" in load(imported="os", prepare="")
 
 
+# ----------------------------------------------------------------------- the forward pass alone
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_not_differentiated_is_computed_by_what_is_fastest_forward(dtype):
+    x, kernel = (
+        normal(i, *shape).astype(dtype) for i, shape in enumerate([(1, 1024, 64), (8, 64, 64)])
+    )
+
+    def loss(x, kernel):
+        y = bandjax.band_conv(x, kernel, None)
+        return jnp.sum(jnp.sin(y)), y
+
+    forward = jax.jit(loss).lower(x, kernel)
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(x, kernel)
+    assert "bandjax_" not in forward.as_text()
+    assert "bandjax_windows" in both.as_text()
+    (_, y), ((_, expected), _) = forward.compile()(x, kernel), both.compile()(x, kernel)
+    assert y.dtype == expected.dtype == dtype
+    bound = 1e-5 if dtype == jnp.float32 else 1e-2
+    assert oracle.relative_gap(*(a.astype(jnp.float32) for a in (y, expected))) <= bound
+
+
 # ------------------------------------------------------------------------------------------ errors
 
 
