@@ -131,7 +131,9 @@ class Prepared:
         return self._chosen(geometry)(geometry, self.dtype, True, self.precision, self.domain)
 
     def _chosen(self, geometry: ConvGeometry) -> type[Method]:
-        return choose(geometry, self.spec, self.dtype, self.domain, precision=self.precision)
+        return choose(
+            geometry, self.spec, self.dtype, self.domain, precision=self.precision, inference=True
+        )
 
     def cost(self, geometry: ConvGeometry) -> float:
         """What the rule of ``method="auto"`` estimates."""

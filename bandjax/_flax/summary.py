@@ -41,7 +41,8 @@ class LayerSummary:
       band: what the layer is limited to; None for every frequency, and for dense layers.
       geometry: grid, box and sizes of a band-limited layer; None for a dense one. With an
         :class:`bandjax.Energy` band the box is the largest that it may keep.
-      method: "dft", "fft" or "direct", which "auto" may have chosen for this platform; "dense".
+      method: "dft", "fft", "direct" or "tiles", which "auto" may have chosen for training on this
+        platform; "dense".
       native: whether native kernels compute it.
       kept_bytes: what one call keeps of its input for the backward pass, without recomputation
         (``jax.checkpoint``): the spectrum, the scales of an 8-bit one, the filter's spectrum with

@@ -11,6 +11,9 @@ from typing import Any
 # After a call PyTorch's threads spin for some milliseconds before they sleep; what runs next would
 # share the cores with them.
 PAUSE = 0.01
+# Calls that are not counted, of each function in its process: the first ones meet cold caches,
+# fresh pages and a processor that has not yet reached its clock.
+WARM_SECONDS, WARM_CALLS = 0.3, 10
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Timing:
         high: the upper quartile.
         runs: number of timed calls. Fewer than were asked for where calls are slow.
         first: the first call, after compilation. Where it alone takes up the function's time it is
-            the one that counts; else it only warms up.
+            the one that counts; else it and some more only warm up.
         best: the least.
         processes: the median of each process.
     """
@@ -93,7 +96,7 @@ def sampled(
 
     Args:
         calls: each computes its result and waits for it.
-        runs: rounds, after one first call of each.
+        runs: rounds, after a first call of each, and as many more as warm it up.
         seconds: what all timed calls of one function may take; at least one is made.
         advance: told the share of the work that is done, after each call.
     """
@@ -104,6 +107,9 @@ def sampled(
         first[name] = _timed(call)
         advance(number / len(calls) / (runs + 1))
     planned = {name: min(runs, int(seconds / max(s, 1e-9))) for name, s in first.items()}
+    for name, s in first.items():
+        for _ in range(min(WARM_CALLS, int(WARM_SECONDS / max(s, 1e-9))) if planned[name] else 0):
+            calls[name]()
     taken: dict[str, list[float]] = {name: [] if planned[name] else [first[name]] for name in calls}
     names = list(calls)
     for number in range(runs):

@@ -145,7 +145,7 @@ def test_rounding_is_right_on_average(codec):
     assert np.abs(mean[1:]).max() < 5 * deviation.max() + 2e-4
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @lossy
 def test_the_same_array_is_stored_the_same_way(codec):
     x = smooth((3, 9, 8, 4))

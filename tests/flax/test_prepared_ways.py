@@ -31,7 +31,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("domain", ["spatial", "spectral"])
 @pytest.mark.parametrize("options", LAYERS, ids=str)
 def test_all_ways_are_one_layer(options, domain, x64):
@@ -147,7 +147,7 @@ def test_spectra_in_half_the_memory(monkeypatch, dtype):
         assert prepared(x).dtype == jnp.float32
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("examples", [1, 12, 13])
 def test_kernels_read_spectra_in_bfloat16(groups, examples):

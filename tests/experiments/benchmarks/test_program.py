@@ -40,16 +40,17 @@ def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
     monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
     shares = []
     found = timing.interleaved(
-        {"quick": call("quick", 0.1), "slow": call("slow", 2.0), "absurd": call("absurd", 60.0)},
+        {"quick": call("quick", 0.125), "slow": call("slow", 2.0), "absurd": call("absurd", 60.0)},
         10,
         9.0,
         shares.append,
     )
     assert {name: t.runs for name, t in found.items()} == {"quick": 10, "slow": 4, "absurd": 1}
-    assert [calls.count(name) for name in ("quick", "slow", "absurd")] == [11, 5, 1]
+    assert [calls.count(name) for name in ("quick", "slow", "absurd")] == [13, 5, 1]
+    assert calls[3:5] == ["quick", "quick"]  # They warm up, and do not count.
     assert found["absurd"].median == found["absurd"].first == 60.0
     assert found["slow"].median == pytest.approx(2.0)
-    rounds = "".join({"quick": "q", "slow": "s"}[name] for name in calls[3:])
+    rounds = "".join({"quick": "q", "slow": "s"}[name] for name in calls[5:])
     assert max(map(len, rounds.split("s"))) <= 3  # the slow one's calls are spread out
     assert shares == sorted(shares)
     assert shares[-1] == 1

@@ -233,6 +233,7 @@ def test_a_process_that_ends_by_itself(tmp_path, monkeypatch, code, reason):
         worker.ask(job_of(tmp_path, Side("bandjax")))
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_the_network_of_every_runtime_is_that_of_torch(tmp_path):
     for module in ("torch", "onnx", "onnxruntime", "openvino"):
         pytest.importorskip(module)
