@@ -176,7 +176,7 @@ def test_outliers_survive(codec):
     np.testing.assert_array_equal(y[..., 1], there_and_back(codec, jnp.asarray(x))[..., 1])
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @lossy
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_types_come_back_in_their_type(codec, dtype):

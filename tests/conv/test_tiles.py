@@ -83,6 +83,7 @@ def test_values_and_gradients(sizes, taps, options):
     agrees(options, shapes(sizes, taps, options))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("sizes", "taps", "options", "channels"),

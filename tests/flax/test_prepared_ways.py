@@ -102,7 +102,7 @@ def always(way):
     return timed
 
 
-@pytest.mark.parametrize("way", ["spectrum", "taps, direct", "taps, dft"])
+@pytest.mark.parametrize("way", thinned(["spectrum", "taps, direct", "taps, dft"]))
 def test_the_fastest_way_is_taken(monkeypatch, way):
     monkeypatch.setattr(ways, "timed", always(way))
     monkeypatch.setattr(ways, "_HOPELESS", float("inf"))
@@ -133,7 +133,8 @@ def test_ways_are_measured():
             assert part in text
 
 
-@pytest.mark.parametrize("dtype", thinned([jnp.bfloat16, None]))
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, None])
 def test_spectra_in_half_the_memory(monkeypatch, dtype):
     monkeypatch.setattr(ways, "timed", always("spectrum"))
     model = model_of()

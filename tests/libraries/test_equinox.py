@@ -107,7 +107,7 @@ def flax_layer(layer, rank, padding, **options):
     return twin
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(12)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("band", [Compression(0.5), Energy(0.2)], ids=str)
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_without_a_band_it_is_the_dense_layer(kind, changes):
     assert layer.geometry(x.shape).exact
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(10)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("band", [Compression(0.5), Energy(0.3)], ids=str)
 @pytest.mark.parametrize(

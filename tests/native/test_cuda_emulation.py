@@ -32,10 +32,13 @@ LIBRARY = os.environ.get("BANDJAX_CUDA_LIBRARY")
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 FLAGS = ("-std=c++17", "-O0", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-x", "c++")
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None and LIBRARY is None,
-    reason="no C++ compiler, so the CUDA kernels cannot be emulated",
-)
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(
+        COMPILER is None and LIBRARY is None,
+        reason="no C++ compiler, so the CUDA kernels cannot be emulated",
+    ),
+]
 
 
 def compile_all(folder: Path) -> None:

@@ -249,7 +249,7 @@ def test_the_instruction_set_that_the_environment_names():
             r"(.*), which were compiled and run on this processor, got mmx\)",
             unknown,
         )
-        for isa in refusal[1].split(", "):
-            assert in_a_new_process(isa).startswith(f"native: available (cpu: {isa}")
+        other = refusal[1].split(", ")[-1]  # The best comes first.
+        assert in_a_new_process(other).startswith(f"native: available (cpu: {other}")
     else:
         assert unknown == in_a_new_process("portable") == bandjax.native_status()

@@ -257,6 +257,7 @@ def test_a_spectrum_kept_in_bfloat16_is_never_widened(narrow):
 
 
 @native
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("band", [None, HALF])
 @pytest.mark.parametrize("n", [2, 20])
 def test_products_in_half_precision(n, band):

@@ -218,7 +218,8 @@ def test_steps_train_and_differ_by_their_convolutions():
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_inference_is_of_the_same_network(precision):
     dense = network.dense(SMALL_NETWORK, "forward", precision, "cpu")
     exact = dataclasses.replace(SMALL_NETWORK, bands=("none", *HALF))
