@@ -65,7 +65,7 @@ class Fetch {
   int64_t lines_, rows1_, stride1_, stride0_, left_, each_, line_ = 0, row1_ = 0;
 };
 
-// Calls store(r, a[r], b[r]) for all rows: for the last ones by a tile of just so many.
+// Calls put(r, a[r], b[r]) for all rows: for the last ones by a tile of just so many.
 template <typename A, int kRows = kPairRows, typename Put>
 BANDJAX_INLINE void Pairs(int64_t rows, int64_t depth, const A* cosines, const A* sines,
                           int64_t step_row, int64_t step_k, const A* even, const A* odd, int64_t ld,
