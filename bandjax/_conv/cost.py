@@ -285,9 +285,8 @@ _WINDOWS_PASSES = 3.4  # of a training call, the forward pass being one
 _WINDOWS_CACHED = 1.25e6  # bytes of the filter's spectrum that stay in the second-level cache
 _WINDOWS_FAR = 3e-8, 3e-8, 9e-8  # the part that a byte beyond that adds, by the axes
 _WINDOWS_FAR_FROM = 0.1
-_WINDOWS_FILTER = (
-    2.4  # one coefficient of the filter's spectrum, and half of that of its gradient's
-)
+_WINDOWS_FILTER = 2.4  # one coefficient of the filter's spectrum
+_WINDOWS_READ_TAP = 0.3  # one tap of an axis in one coefficient of the gradient's, of each part
 _WINDOWS_PARTS, _WINDOWS_GROUP = 16, 12  # of that gradient, and the least windows of one
 
 
@@ -331,7 +330,8 @@ def windows(geometry: ConvGeometry, lengths: Sequence[int], target: Target) -> f
     if target.inference:
         return forward + _WINDOWS_FILTER * coefficients + _NATIVE_CALLS / 3
     parts = min(_WINDOWS_PARTS, max(1, count // _WINDOWS_GROUP))
-    of_filter = _WINDOWS_FILTER * (2 + parts / 2) * coefficients
+    read = _WINDOWS_READ_TAP * sum(axis.taps for axis in axes)
+    of_filter = (2 * _WINDOWS_FILTER + parts * read) * coefficients
     return _WINDOWS_PASSES * forward + of_filter + _NATIVE_CALLS
 
 
