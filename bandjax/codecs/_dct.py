@@ -173,13 +173,13 @@ def _spec(layout: Layout, blocks: Blocks) -> packing.PackSpec:
         words=layout.words,
         layout=tuple(zip(layout.word, layout.shift, layout.width, strict=True)),
         cosines=cosines,
-        pack=functools.partial(_pack_in_xla, blocks, layout.words),
+        pack=functools.partial(_pack_in_xla, blocks, layout),
         unpack=functools.partial(_unpack_in_xla, blocks),
     )
 
 
 def _pack_in_xla(
-    blocks: Blocks, words: int, x: jax.Array, matrices: Sequence[jax.Array], table: jax.Array
+    blocks: Blocks, layout: Layout, x: jax.Array, matrices: Sequence[jax.Array], table: jax.Array
 ) -> tuple[jax.Array, ...]:
     """What the kernel does, of ``(N, *spatial, C)``; the matrices are those of the axes."""
     blocks = dataclasses.replace(blocks, examples=x.shape[0])
@@ -195,7 +195,7 @@ def _pack_in_xla(
     noise = dither(keys, blocks) - np.float32(0.5)
     codes = jnp.clip(jnp.floor(scaled + noise), -half, jnp.maximum(half - 1, 0)) + half
     codes = jnp.where(jnp.isnan(codes), 0, codes).astype(jnp.uint32)
-    return pack_words(header, codes, table, words), keys
+    return pack_words(header, codes, table, layout.words, layout.fullest), keys
 
 
 def _unpack_in_xla(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 from bandjax.codecs._blocks import Blocks, as_blocks, blocks_of, from_blocks
 from bandjax.codecs._codec import Codec, check_bits
 from bandjax.codecs._dither import dither, keys_of
-from bandjax.codecs._words import Layout, fit, pack_words, unpack_words
+from bandjax.codecs._words import WORD
 
 _HALF_WORD = 16
 
@@ -116,15 +115,11 @@ class Average(Codec):
         return from_blocks(values, blocks, shape, dtype)
 
 
-@functools.lru_cache(maxsize=1024)
-def _layout(bits: int, values: int) -> Layout:
-    layout = fit(2 * _HALF_WORD, [bits] * values, None)
-    assert layout is not None
-    return layout
-
-
 def pack_groups(values: jax.Array, keys: jax.Array, blocks: Blocks, bits: int) -> jax.Array:
-    """Packs blocks ``(N, places, values, lanes)``: least value and range, then the codes."""
+    """Packs blocks ``(N, places, values, lanes)``: least value and range, then the codes.
+
+    Codes lie one after another, in each word as many as have room.
+    """
     most = np.float32(2**bits - 1)
     least = _half(jnp.min(values, 2), up=False)
     spread = _half(jnp.max(values, 2) - least, up=True)
@@ -134,19 +129,28 @@ def pack_groups(values: jax.Array, keys: jax.Array, blocks: Blocks, bits: int) -
     codes = jnp.where(jnp.isnan(codes), 0, codes).astype(jnp.uint32)
     low, high = (jax.lax.bitcast_convert_type(a, jnp.uint32) for a in (least, spread))
     header = (high & np.uint32(0xFFFF0000)) | (low >> np.uint32(_HALF_WORD))
-    layout = _layout(bits, blocks.values)
-    return pack_words(header, codes, jnp.asarray(layout.table), layout.words)
+    each = WORD // bits
+    codes = jnp.pad(codes, [(0, 0), (0, 0), (0, -blocks.values % each), (0, 0)])
+    rows = codes.reshape(*codes.shape[:2], -1, each, blocks.lanes) << _shifts(bits)
+    return jnp.concatenate([header[:, :, None], jnp.sum(rows, 3, dtype=jnp.uint32)], 2)
 
 
 def unpack_groups(words: jax.Array, blocks: Blocks, bits: int) -> jax.Array:
     """Undoes :func:`pack_groups`."""
-    codes = unpack_words(words, jnp.asarray(_layout(bits, blocks.values).table))
+    rows = (words[:, :, 1:, None] >> _shifts(bits)) & np.uint32(2**bits - 1)
+    codes = rows.reshape(*words.shape[:2], -1, blocks.lanes)[:, :, : blocks.values]
     header = words[:, :, 0]
     least, spread = (
         jax.lax.bitcast_convert_type(a, jnp.float32)[:, :, None]
         for a in (header << np.uint32(_HALF_WORD), header & np.uint32(0xFFFF0000))
     )
     return least + codes.astype(jnp.float32) * (spread / np.float32(2**bits - 1))
+
+
+def _shifts(bits: int) -> jax.Array:
+    """The lowest bit of each code in a word."""
+    each = WORD // bits
+    return jax.lax.broadcasted_iota(jnp.uint32, (1, 1, 1, each, 1), 3) * np.uint32(bits)
 
 
 def _half(x: jax.Array, *, up: bool) -> jax.Array:

@@ -39,20 +39,37 @@ class Layout:
         """Word, lowest bit and width of each value, int32 ``(values, 3)``."""
         return np.array([self.word, self.shift, self.width], np.int32).T
 
+    @property
+    def fullest(self) -> int:
+        """Codes in the word that holds most of them."""
+        kept = [w for w, width in zip(self.word, self.width, strict=True) if width]
+        return max(map(kept.count, set(kept)), default=1)
+
 
 # The layout as an operand: a partitioned function may not hold arrays of its own.
 
 
-def pack_words(header: jax.Array, codes: jax.Array, table: jax.Array, words: int) -> jax.Array:
+def pack_words(
+    header: jax.Array, codes: jax.Array, table: jax.Array, words: int, fullest: int
+) -> jax.Array:
     """Packs headers ``(N, places, lanes)`` and codes ``(N, places, values, lanes)``, uint32.
 
     Returns ``(N, places, words, lanes)``.
     """
-    word, shift, width = _columns(table)
-    shifted = jnp.where(width > 0, codes << shift.astype(jnp.uint32), np.uint32(0))
-    number = jax.lax.broadcasted_iota(jnp.int32, (1, 1, words, 1, 1), 2)
-    own = jnp.where(word[:, :, None] == number, shifted[:, :, None], np.uint32(0))
-    return jnp.sum(own, 3, dtype=jnp.uint32).at[:, :, 0].add(header)
+    word, shift, width = table.T
+    # The codes of a word one after another, in so many places as the fullest word has; what is not
+    # kept comes last.
+    owner = jnp.where(width > 0, word, words)
+    number = jax.lax.broadcasted_iota(jnp.int32, (words, 1), 0)
+    first = jnp.sum(owner[None] < number, 1, dtype=jnp.int32, keepdims=True)
+    place = first + jax.lax.broadcasted_iota(jnp.int32, (1, fullest), 1)
+    value = jnp.argsort(owner)[jnp.minimum(place, owner.size - 1)]
+    used = (place < owner.size) & (owner[value] == number)
+    n, places, _, lanes = codes.shape
+    own = jnp.take(codes, value.ravel(), 2).reshape(n, places, words, fullest, lanes)
+    own = own << shift[value].astype(jnp.uint32)[None, None, :, :, None]
+    packed = jnp.sum(jnp.where(used[None, None, :, :, None], own, 0), 3, dtype=jnp.uint32)
+    return packed.at[:, :, 0].add(header)
 
 
 def unpack_words(words: jax.Array, table: jax.Array) -> jax.Array:

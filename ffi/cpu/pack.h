@@ -295,28 +295,31 @@ BANDJAX_INLINE void UnpackBlock(const PackArgs& args, int64_t n, const int64_t (
 template <bool kPack>
 void PackTyped(const PackArgs& args, Pool* pool) {
   if (args.n == 0 || args.c == 0) return;
-  const int64_t rows = args.counts[1] * args.counts[2];
+  // A task is a row of blocks, or a block where there is one row alone.
+  const int64_t lines = args.counts[0] * args.counts[1];
+  const int64_t row = lines == 1 ? 1 : args.counts[2], rows = lines * args.counts[2] / row;
   uint32_t* keys = static_cast<uint32_t*>(args.keys);
-  ParallelFor(pool, args.n * args.counts[0], [&](int64_t task) {
-    const int64_t n = task / args.counts[0], slab = task % args.counts[0];
+  ParallelFor(pool, args.n * rows, [&](int64_t task) {
+    const int64_t n = task / rows, first = task % rows * row;
     uint32_t key = 0;
     if constexpr (kPack) {
       const int64_t points = args.shape[0] * args.shape[1] * args.shape[2];
       const uint32_t* bits = static_cast<const uint32_t*>(args.samples) + n * points * args.c;
       for (int64_t i = 0; i < args.c; ++i) key += bits[i];
       key = Mixed(key);
-      if (slab == 0) keys[n] = key;
+      if (first == 0) keys[n] = key;
     } else {
       key = keys[n];
     }
     alignas(64) Floats block[kPackValues * kLine];
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t at[3] = {slab, row / args.counts[2], row % args.counts[2]};
+    for (int64_t place = first; place < first + row; ++place) {
+      const int64_t at[3] = {place / (args.counts[1] * args.counts[2]),
+                             place / args.counts[2] % args.counts[1], place % args.counts[2]};
       for (int64_t lane = 0; lane < args.lanes; lane += kLanes<float> * kLine) {
         if constexpr (kPack) {
-          PackBlock(args, n, at, slab * rows + row, key, lane, block);
+          PackBlock(args, n, at, place, key, lane, block);
         } else {
-          UnpackBlock(args, n, at, slab * rows + row, key, lane, block);
+          UnpackBlock(args, n, at, place, key, lane, block);
         }
       }
     }

@@ -257,3 +257,56 @@ def test_vmap_stores_each_as_alone(codec):
     mapped = jax.vmap(lambda x: codec.unpack(codec.pack(x)))(x)
     alone = jnp.stack([codec.unpack(codec.pack(each)) for each in x])
     np.testing.assert_allclose(mapped, alone, atol=1e-6)
+
+
+def read_groups(bits, blocks, words):
+    """Of each value of a block what its code stands for, and the step: by loops over the bits."""
+    words = words.astype(np.uint64)
+    least, spread = (
+        np.asarray(part << 16, np.uint32).view(np.float32).astype(float)
+        for part in (words[:, :, 0] & 0xFFFF, words[:, :, 0] >> 16)
+    )
+    step = spread / (2**bits - 1)
+    count = blocks.points * blocks.merged
+    values = np.empty((*words.shape[:2], count, words.shape[-1]))
+    for k in range(count):
+        word, slot = divmod(k, 32 // bits)
+        code = (words[:, :, 1 + word] >> np.uint64(slot * bits)) % np.uint64(2**bits)
+        values[:, :, k] = least + code.astype(float) * step
+    return values, step
+
+
+@whatever_shape
+@pytest.mark.parametrize("codec", [Uniform(), Uniform(5, 32), Average(), Average(5, 3)], ids=repr)
+def test_groups_store_codes_between_least_and_greatest(shape, codec):
+    x = smooth(shape, seed=2)
+    packed = codec.pack(x)
+    arrays = list(map(np.asarray, packed.arrays))
+    if isinstance(codec, Average):
+        blocks = block_oracle.Blocks(shape, codec.block)
+        means = arrays.pop(0).astype(float)[:, :, None]
+    else:
+        blocks = block_oracle.Blocks(shape, codec.group, codec.group, flat=True)
+        means = np.zeros((1, 1, 1, 1))
+    values, step = read_groups(codec.bits, blocks, arrays[0])
+    true = blocks.split(np.asarray(x, np.float64)).reshape(values.shape)
+    slack = 1e-6 * np.abs(true).max()
+    assert (np.abs(values + means - true) <= step[:, :, None] * 1.0001 + slack).all()
+    # Codes reach from end to end: the step is no larger than the values need.
+    range_ = np.ptp(true - means, axis=2)
+    widest = range_ * 1.02 + np.abs(true - means).max(2) / 64
+    assert (step * (2**codec.bits - 1) <= widest + slack).all()
+    got = np.asarray(codec.unpack(packed), np.float64)
+    split = (*values.shape[:2], blocks.points, blocks.merged, blocks.lanes)
+    expected = blocks.join((values + means).reshape(split)).reshape(shape)
+    np.testing.assert_allclose(got, expected, atol=slack)
+
+
+@pytest.mark.parametrize("way", ["native", "xla"])
+@pytest.mark.parametrize("codec", LOSSY, ids=repr)
+def test_packing_needs_no_more_than_the_array_itself(codec, way):
+    """Without a kernel each code once lay in a row of zeros for every word: 34 times the array."""
+    x = jax.ShapeDtypeStruct((4, 32, 32, 64), jnp.float32)
+    with block_oracle.kernels(way):
+        used = jax.jit(codec.pack).lower(x).compile().memory_analysis()
+    assert used.temp_size_in_bytes <= 2.1 * 4 * 4 * 32 * 32 * 64
