@@ -32,7 +32,7 @@ from experiments.figures.calibration import draw_energy, draw_training
 from experiments.jobs.runs import train_only
 from experiments.models import MODELS
 from experiments.settings.bands import file_stem, parse_fixed_band
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.config import settings_for
 from experiments.settings.errors import UserError
 from experiments.settings.records import provenance, write_json
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        run(parse_options(Options, words, "python -m experiments.calibration"), Console())
+        run(parse_options(Options, words, "python -m experiments.calibration"), open_console())
 
     return run_command(action, "nothing was written")
 

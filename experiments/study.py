@@ -30,7 +30,7 @@ from experiments.jobs.allocation import make_plan
 from experiments.jobs.runs import Stop, stop_on_signals
 from experiments.jobs.study import GROUPS, Costs, Progress, StudyRun, published, runs
 from experiments.jobs.training import run_job
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import write_json
 
@@ -189,9 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action() -> None:
         options: Accuracy | Report = parse_options(Options, words, "python -m experiments.study")  # type: ignore[arg-type]
         if isinstance(options, Report):
-            report(options, Console())
+            report(options, open_console())
         else:
-            train_study(options, Console())
+            train_study(options, open_console())
 
     return run_command(action, "finished runs and checkpoints are kept")
 

@@ -38,7 +38,7 @@ from experiments.benchmarks.measure import Plan
 from experiments.benchmarks.rows import measured
 from experiments.benchmarks.sides import INSTALL, PACKAGES, missing
 from experiments.benchmarks.workloads import GROUPS, WORKLOADS, Workload, select
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.config import Method
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
@@ -308,14 +308,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action() -> int:
         options = parse_options(Options, words, "python -m experiments.benchmarks")
         if options.list:
-            Console().print(list_workloads())
+            open_console().print(list_workloads())
         elif options.check:
-            held = run_check(options, Console())
+            held = run_check(options, open_console())
             return 1 if options.strict and not held else 0
         elif options.strict:
             raise UserError("--strict goes with --check FILE")
         else:
-            run(options, Console())
+            run(options, open_console())
         return 0
 
     return run_command(action, "the workloads that were finished are in the JSON file")

@@ -29,7 +29,7 @@ from experiments.benchmarks.allocator import release_memory
 from experiments.benchmarks.candidates import random_arrays
 from experiments.benchmarks.timing import Timing, interleaved
 from experiments.settings.bands import parse_band
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
@@ -149,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        run(parse_options(Options, words, "python -m experiments.benchmarks.filters"), Console())
+        run(
+            parse_options(Options, words, "python -m experiments.benchmarks.filters"),
+            open_console(),
+        )
 
     return run_command(action, "nothing is written")
 

@@ -29,7 +29,7 @@ from experiments.benchmarks.largest_batch import Fitting
 from experiments.benchmarks.steps import DENSE, OF_DENSE, TASKS, VARIANTS, Step
 from experiments.benchmarks.timing import interleaved
 from experiments.settings.bands import parse_fixed_band
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
@@ -187,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        run(parse_options(Options, words, "python -m experiments.benchmarks.memory"), Console())
+        run(
+            parse_options(Options, words, "python -m experiments.benchmarks.memory"), open_console()
+        )
 
     return run_command(action, "the networks that are done are in the file")
 

@@ -33,7 +33,7 @@ from experiments.benchmarks.steps import DENSE, EXACT, TASKS, Step
 from experiments.benchmarks.timing import interleaved
 from experiments.data import load
 from experiments.settings.codecs import parse_codec
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
@@ -315,9 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def action() -> None:
-        # A file has room for all columns.
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        run(parse_options(Options, words, "python -m experiments.benchmarks.saved"), console)
+        options = parse_options(Options, words, "python -m experiments.benchmarks.saved")
+        run(options, open_console())
 
     return run_command(action, "the rows that are done are in the file")
 

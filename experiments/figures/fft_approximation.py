@@ -40,7 +40,7 @@ from rich.table import Table
 from bandjax import spectral
 from experiments import data
 from experiments.data.cifar10 import DEVIATION, MEAN
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         options = parse_options(Options, words, "python -m experiments.figures.fft_approximation")
-        console = Console()
+        console = open_console()
         record = measure(options, console)
         mpl.use("Agg")
         options.out.parent.mkdir(parents=True, exist_ok=True)

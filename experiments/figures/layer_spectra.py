@@ -30,7 +30,7 @@ from experiments.data.examples import place
 from experiments.jobs.runs import train_only
 from experiments.models import MODELS
 from experiments.settings.bands import file_stem, parse_band
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.config import settings_for
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action() -> None:
         mpl.use("Agg")
         options = parse_options(Options, words, "python -m experiments.figures.layer_spectra")
-        console = Console()
+        console = open_console()
         console.print(str(run(options, console)), soft_wrap=True, highlight=False)
 
     return run_command(action, "nothing is written")

@@ -30,7 +30,7 @@ from experiments.paper.item import BUDGETS, Budget, Context, Item
 from experiments.paper.page import best_record, judged, page, read_record, record_path
 from experiments.paper.pictures import save
 from experiments.paper.store import Store
-from experiments.settings.command import parse_options, run_command
+from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
 from experiments.settings.records import Record, provenance, write_json
 
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def action() -> int:
         options = parse_options(Options, words, PROGRAM)
         bandjax.tune_allocator()
-        return run(options, Console())
+        return run(options, open_console())
 
     return run_command(action, "networks and figures that are done are kept")
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+from rich.console import Console
 
 from experiments.settings.errors import UserError
 
 T = TypeVar("T")
+_FILE_WIDTH = 120  # columns
 
 
 def parse_options(
@@ -46,6 +48,12 @@ def parse_options(
     message, *_ = re.split(r"\n\W*\n", re.sub(r"^.*\n", "", box.getvalue(), count=1))
     words = re.sub(r"^[│|]|[│|]$", "", message, flags=re.MULTILINE).split()
     raise UserError(f"{' '.join(words)} (--help lists the options)")
+
+
+def open_console() -> Console:
+    """Standard output: as wide as the terminal, or as ``COLUMNS`` says; a file has 120 columns."""
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if told else _FILE_WIDTH)
 
 
 def run_command(action: Callable[[], int | None], interrupted: str) -> int:
