@@ -38,6 +38,15 @@ def test_the_environment_is_told(capsys, monkeypatch):
     assert "(not installed)" in program.version("no-such-package")
 
 
+def test_a_reader_may_go_before_the_end():
+    command = [sys.executable, "-P", "-m", "bandjax"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as report:
+        assert report.stdout is not None
+        report.stdout.close()
+        _, told = report.communicate()
+    assert (report.returncode, told) == (1, b"")
+
+
 def test_the_allocator_is_told(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "does nothing" in program.allocator()
