@@ -5,8 +5,9 @@
 
 Counts what a training step keeps for its backward pass, dense, by jax.checkpoint of each block, by
 spectra and by each codec; compares the whole gradient with the exact one, at the beginning and
-after some steps; with --runs it compiles and times the steps too. CIFAR-10 is read from --data-dir;
-without it, and for networks of other examples, examples are random waves.
+after some steps; with --runs it compiles and times the steps too. CIFAR-10, and FiftyWords for the FCN,
+are read from --data-dir; without it, and for networks of other examples, examples are noise with a
+wave whose direction tells the class.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ CODECS = (
     *("dct:8bits", "dct:6bits", "dct:5bits", "dct:4bits", "dct:3bits", "dct:2.5bits", "dct:2bits"),
     *("dct:0.25@8bits", "average:2bits", "uniform:2bits", "uniform:4bits", "cast:bfloat16"),
 )
+_DATA = {(32, 32, 3): "cifar10", (270, 1): "ucr:FiftyWords"}  # of examples of a shape
 _PLAIN = {  # band, variant of the step
     "dense": (None, "plain"),
     "jax.checkpoint of each block": (None, "blocks"),
@@ -81,7 +83,7 @@ class Options:
     data_dir: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none)")
     ] = None
-    """Folder that holds cifar-10-batches-py/."""
+    """Folder that holds cifar-10-batches-py/ and UCRArchive_2018/."""
     out: Path = Path("runs/saved.json")
     """The JSON file to write; the pictures lie beside it."""
 
@@ -226,11 +228,11 @@ class _Gradients:
 
 
 def _batches(network: str, batch: int, options: Options) -> Iterator[Any]:
-    """Batches without end: of CIFAR-10 where it is given and fits, else of random waves."""
+    """Batches without end: of real examples where they are given and fit, else of waves."""
     task = TASKS[network]
     rng = np.random.default_rng(0)
-    if options.data_dir is not None and task.shape == (32, 32, 3):
-        examples = load("cifar10", options.data_dir)
+    if options.data_dir is not None and task.shape in _DATA:
+        examples = load(_DATA[task.shape], options.data_dir)
         while True:
             for start in range(0, len(examples.x_train) // batch * batch, batch):
                 x, y = (
@@ -238,12 +240,41 @@ def _batches(network: str, batch: int, options: Options) -> Iterator[Any]:
                     examples.y_train[start : start + batch],
                 )
                 yield np.asarray(x, np.float32), np.asarray(y, np.int32)
-    rank = len(task.shape) - 1
+    patterns = _Patterns(task.shape, task.classes)
     while True:
-        x = rng.standard_normal((batch, *task.shape), np.float32)
-        for axis in range(1, rank + 1):
-            x = sum(np.roll(x, shift, axis) for shift in range(4)) / 2
-        yield x, rng.integers(task.classes, size=(batch, *task.labels), dtype=np.int32)
+        x = _smooth(rng.standard_normal((batch, *task.shape), np.float32))
+        if task.labels:  # of each point: whether its surroundings are above the average
+            yield x, (_smooth(x)[..., 0] > 0).astype(np.int32)
+        else:
+            y = rng.integers(task.classes, size=batch, dtype=np.int32)
+            yield x + patterns.of(y, rng), y
+
+
+def _smooth(x: np.ndarray) -> np.ndarray:
+    """Sums of four neighbours along each spatial axis."""
+    for axis in range(1, x.ndim - 1):
+        x = sum(np.roll(x, shift, axis) for shift in range(4)) / 2
+    return x
+
+
+class _Patterns:
+    """Waves whose direction and colour tell a class, so that there is something to be learnt."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        rng = np.random.default_rng(1)
+        *self._spatial, channels = shape
+        self._waves = rng.uniform(-8, 8, (classes, len(self._spatial)))  # periods of each axis
+        self._colours = rng.standard_normal((classes, channels))
+
+    def of(self, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A wave for each label, its phase by chance."""
+        angles = rng.uniform(0, 2 * np.pi, (len(y), *(1 for _ in self._spatial)))
+        for axis, size in enumerate(self._spatial):
+            place = np.arange(size).reshape(-1, *(1,) * (len(self._spatial) - 1 - axis)) / size
+            own = self._waves[y, axis].reshape(-1, *(1 for _ in self._spatial))
+            angles = angles + 2 * np.pi * own * place
+        colours = self._colours[y].reshape(len(y), *(1 for _ in self._spatial), -1)
+        return (np.cos(angles)[..., None] * colours).astype(np.float32)
 
 
 def table(title: str, rows: list[Record]) -> Table:

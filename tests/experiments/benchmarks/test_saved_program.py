@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 
+import numpy as np
 import pytest
 
 from experiments.benchmarks import saved, steps
@@ -48,3 +49,24 @@ def test_run_refuses(capsys):
     assert "no 'lenet'; known: resnet18" in capsys.readouterr().err
     assert saved.main(["--codecs", "none"]) == 2
     assert "take codecs, got 'none'" in capsys.readouterr().err
+
+
+def test_examples_without_data_have_something_to_learn():
+    """Of each example's class the wave stands out, whatever its phase."""
+    rng = np.random.default_rng(3)
+    patterns = saved._Patterns((20, 24, 2), 7)
+    y = np.array([0, 3, 6, 3, 1])
+    x = patterns.of(y, rng)
+    assert x.shape == (5, 20, 24, 2)
+    i, j = np.meshgrid(np.arange(20) / 20, np.arange(24) / 24, indexing="ij")
+    for label in range(7):
+        wave = np.exp(2j * np.pi * (patterns._waves[label, 0] * i + patterns._waves[label, 1] * j))
+        found = np.abs(np.einsum("nijc,ij,c->n", x, wave, patterns._colours[label]))
+        norm = np.linalg.norm(patterns._colours[label]) ** 2 * 240
+        np.testing.assert_allclose(found[y == label], norm, rtol=0.2)
+        assert (found[y != label] < 0.5 * norm).all()
+    batches = saved._batches("unet3d", 2, saved.Options())
+    x, y = next(batches)
+    assert y.shape == x.shape[:-1]
+    assert 0.2 < y.mean() < 0.8
+    assert not np.array_equal(next(batches)[0], x)
