@@ -287,6 +287,8 @@ _WINDOWS_FAR = 3e-8, 3e-8, 9e-8  # the part that a byte beyond that adds, by the
 _WINDOWS_FAR_FROM = 0.1
 _WINDOWS_FILTER = 2.4  # one coefficient of the filter's spectrum
 _WINDOWS_READ_TAP = 0.3  # one tap of an axis in one coefficient of the gradient's, of each part
+_WINDOWS_FEW_TAPS, _WINDOWS_ADDED = 16, 64e6  # of more, spectra of up to so many bytes are added
+_WINDOWS_ADD, _WINDOWS_READ_MANY = 1.0, 0.03  # one coefficient of one of these; a tap in it, then
 _WINDOWS_PARTS, _WINDOWS_GROUP = 16, 12  # of that gradient, and the least windows of one
 
 
@@ -331,7 +333,11 @@ def windows(geometry: ConvGeometry, lengths: Sequence[int], target: Target) -> f
         return forward + _WINDOWS_FILTER * coefficients + _NATIVE_CALLS / 3
     parts = min(_WINDOWS_PARTS, max(1, count // _WINDOWS_GROUP))
     read = _WINDOWS_READ_TAP * sum(axis.taps for axis in axes)
-    of_filter = (2 * _WINDOWS_FILTER + parts * read) * coefficients
+    if max(a.taps for a in axes) > _WINDOWS_FEW_TAPS and parts * 8 * coefficients <= _WINDOWS_ADDED:
+        read = _WINDOWS_READ_MANY * sum(a.taps for a in axes) + (parts - 1) * _WINDOWS_ADD
+    else:
+        read *= parts
+    of_filter = (2 * _WINDOWS_FILTER + read) * coefficients
     return _WINDOWS_PASSES * forward + of_filter + _NATIVE_CALLS
 
 

@@ -5,9 +5,9 @@
 
 Counts what a training step keeps for its backward pass, dense, by jax.checkpoint of each block, by
 spectra and by each codec; compares the whole gradient with the exact one, at the beginning and
-after some steps; with --runs it compiles and times the steps too. CIFAR-10, and FiftyWords for the FCN,
-are read from --data-dir; without it, and for networks of other examples, examples are noise with a
-wave whose direction tells the class.
+after some steps; with --runs it compiles and times the steps too. CIFAR-10, and FiftyWords for
+the FCN, are read from --data-dir; without it, and for networks of other examples, examples are
+noise with a wave whose direction tells the class.
 """
 
 from __future__ import annotations

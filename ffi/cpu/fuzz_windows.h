@@ -38,7 +38,10 @@ class WindowsFuzz : public PackFuzz {
     for (int axis = 0; axis < 3; ++axis) {
       WindowAxis& w = a.axes[axis];
       const bool there = axis < rank;
-      w.taps = there ? Draw(1, 4) : 1, dilation[axis] = there ? Draw(1, 2) : 1;
+      w.taps = !there    ? 1
+               : Once(6) ? Draw(9, 20)
+                         : Draw(1, 4),
+      dilation[axis] = there ? Draw(1, 2) : 1;
       w.in = there ? Draw(1, 30 / rank) : 1, w.out = there ? Draw(1, 30 / rank) : 1;
       w.length = there ? Draw(1, 12) : 1, w.first = there ? Draw(-6, 3) : 0;
       w.span = w.grid = w.length + (w.taps - 1) * dilation[axis];

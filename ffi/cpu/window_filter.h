@@ -43,36 +43,42 @@ struct WindowFilter : WindowTransform<A, T> {
 
   const A* Turns(int axis) const { return static_cast<const A*>(args.axes[axis].turns); }
 
+  // What the transforms between taps and spectrum need: of a vector of columns the filter's
+  // spectrum on axis 0 (frequency, tap of axes 1 and 2), and one frequency of that on axis 1.
+  struct Workspace {
+    A *p, *q;
+  };
+  size_t WorkspaceBytes() const {
+    return Arena::Bytes<A>(2 * Kept(0) * Inner() * kLane) +
+           Arena::Bytes<A>(2 * args.axes[2].taps * kLane);
+  }
+  Workspace TakeWorkspace(Arena* arena) const {
+    A* p = arena->template Take<A>(2 * Kept(0) * Inner() * kLane);
+    return {p, arena->template Take<A>(2 * args.axes[2].taps * kLane)};
+  }
+  int64_t Inner() const { return args.axes[1].taps * args.axes[2].taps; }
+  // In a spectrum, from one frequency of axis 2 to the next.
+  int64_t Step() const { return panels * depth * 2 * width; }
+
   void TransformFilter(Pool* pool, A* spectrum) const {
     const WindowAxis* axes = args.axes;
-    const int64_t inner = axes[1].taps * axes[2].taps, row_width = panels * width;
+    const int64_t row_width = panels * width;
     ParallelFor(pool, groups * depth, [&](int64_t task) {
       const int64_t g = task / depth, row = task % depth;
-      Arena arena(pool, Arena::Bytes<A>(taps * row_width) + Arena::Bytes<A>(2 * inner * kLane) +
-                            Arena::Bytes<A>(2 * axes[2].taps * kLane));
+      Arena arena(pool, Arena::Bytes<A>(taps * row_width) + WorkspaceBytes());
       A* gathered = arena.Take<A>(taps * row_width);
-      A* p = arena.Take<A>(2 * inner * kLane);
-      A* q = arena.Take<A>(2 * axes[2].taps * kLane);
+      const auto [p, q] = TakeWorkspace(&arena);
       GatherTaps(g, row, gathered);
       for (int64_t v = 0; v < row_width; v += kLane) {
         A* to = spectrum + FilterAt(g, 0, v / width) + row * 2 * width + v % width;
+        TurnReal(gathered + v, row_width, p);
         for (int64_t u0 = 0; u0 < Kept(0); ++u0) {
-          const A *re0 = Turns(0) + u0 * axes[0].taps, *im0 = re0 + Kept(0) * axes[0].taps;
-          for (int64_t t = 0; t < inner; ++t) {
-            Vec<A> re = {}, im = {};
-            for (int64_t t0 = 0; t0 < axes[0].taps; ++t0) {
-              const Vec<A> w = Load<A>(gathered + (t0 * inner + t) * row_width + v);
-              re += re0[t0] * w, im += im0[t0] * w;
-            }
-            Store<A>(p + 2 * t * kLane, re);
-            Store<A>(p + (2 * t + 1) * kLane, im);
-          }
           for (int64_t u1 = 0; u1 < Kept(1); ++u1) {
             const A *re1 = Turns(1) + u1 * axes[1].taps, *im1 = re1 + Kept(1) * axes[1].taps;
-            Turn(re1, im1, axes[1].taps, axes[2].taps, p, q);
+            Turn(re1, im1, axes[1].taps, axes[2].taps, p + 2 * u0 * Inner() * kLane, q);
             for (int64_t u2 = 0; u2 < Kept(2); ++u2) {
               const A *re2 = Turns(2) + u2 * axes[2].taps, *im2 = re2 + Kept(2) * axes[2].taps;
-              A* at = to + ((u0 * Kept(1) + u1) * Kept(2) + u2) * panels * depth * 2 * width;
+              A* at = to + ((u0 * Kept(1) + u1) * Kept(2) + u2) * Step();
               A both[2 * kLane];
               Turn(re2, im2, axes[2].taps, 1, q, both);
               Store<A>(at, Load<A>(both));
@@ -82,6 +88,32 @@ struct WindowFilter : WindowTransform<A, T> {
         }
       }
     });
+  }
+
+  // Axis 0 of real taps, `step` apart, from frequency u0 on: several frequencies at a time.
+  template <int kCount = 4>
+  void TurnReal(const A* from, int64_t step, A* to, int64_t u0 = 0) const {
+    const int64_t count = args.axes[0].taps, inner = Inner();
+    for (; u0 + kCount <= Kept(0); u0 += kCount) {
+      const A *re = Turns(0) + u0 * count, *im = re + Kept(0) * count;
+      for (int64_t t = 0; t < inner; ++t) {
+        Vec<A> sum_re[kCount] = {}, sum_im[kCount] = {};
+        for (int64_t t0 = 0; t0 < count; ++t0) {
+          const Vec<A> w = Load<A>(from + (t0 * inner + t) * step);
+#pragma GCC unroll 4
+          for (int f = 0; f < kCount; ++f) {
+            sum_re[f] += re[f * count + t0] * w, sum_im[f] += im[f * count + t0] * w;
+          }
+        }
+#pragma GCC unroll 4
+        for (int f = 0; f < kCount; ++f) {
+          A* at = to + 2 * ((u0 + f) * inner + t) * kLane;
+          Store<A>(at, sum_re[f]);
+          Store<A>(at + kLane, sum_im[f]);
+        }
+      }
+    }
+    if constexpr (kCount > 1) TurnReal<kCount / 2>(from, step, to, u0);
   }
 
   // to[i] = sum_t (re + i im)[t] from[t][i], complex vectors.
@@ -99,47 +131,60 @@ struct WindowFilter : WindowTransform<A, T> {
     }
   }
 
-  // The transpose of TransformFilter: taps (tap, input channel, output channel) of a spectrum.
-  void ReadTaps(const A* spectrum, A* p, A* q, A* result) const {
+  // The transpose of TransformFilter, of one input channel of a group: taps (tap, input channel,
+  // output channel) of a spectrum.
+  void ReadTaps(int64_t g, int64_t row, const A* spectrum, const Workspace& workspace,
+                A* result) const {
     const WindowAxis* axes = args.axes;
-    const int64_t inner = axes[1].taps * axes[2].taps, last = axes[2].taps;
-    for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t row = 0; row < depth; ++row) {
-        for (int64_t v = 0; v < columns; v += kLane) {
-          const A* from = spectrum + FilterAt(g, 0, v / width) + row * 2 * width + v % width;
-          for (int64_t u0 = 0; u0 < Kept(0); ++u0) {
-            for (int64_t i = 0; i < 2 * inner * kLane; i += kLane) Store<A>(p + i, Vec<A>{});
-            for (int64_t u1 = 0; u1 < Kept(1); ++u1) {
-              for (int64_t i = 0; i < 2 * last * kLane; i += kLane) Store<A>(q + i, Vec<A>{});
-              for (int64_t u2 = 0; u2 < Kept(2); ++u2) {
-                const A* at =
-                    from + ((u0 * Kept(1) + u1) * Kept(2) + u2) * panels * depth * 2 * width;
-                const Vec<A> d[2] = {Load<A>(at), Load<A>(at + width)};
-                const A* re2 = Turns(2) + u2 * last;
-                AddTurned(re2, re2 + Kept(2) * last, last, d, q, 1);
-              }
-              const A* re1 = Turns(1) + u1 * axes[1].taps;
-              for (int64_t t2 = 0; t2 < last; ++t2) {
-                const A* at = q + 2 * t2 * kLane;
-                const Vec<A> d[2] = {Load<A>(at), Load<A>(at + kLane)};
-                AddTurned(re1, re1 + Kept(1) * axes[1].taps, axes[1].taps, d, p + 2 * t2 * kLane,
-                          last);
-              }
-            }
-            const A *re0 = Turns(0) + u0 * axes[0].taps, *im0 = re0 + Kept(0) * axes[0].taps;
-            for (int64_t t0 = 0; t0 < axes[0].taps; ++t0) {
-              for (int64_t t = 0; t < inner; ++t) {
-                A* to = result + ((t0 * inner + t) * depth + row) * args.out + g * columns + v;
-                const A* at = p + 2 * t * kLane;
-                Vec<A> sum = re0[t0] * Load<A>(at) - im0[t0] * Load<A>(at + kLane);
-                if (u0 > 0) sum += LoadUpTo<A>(to, columns - v);
-                StoreUpTo<A>(to, sum, columns - v);
-              }
-            }
+    const int64_t last = axes[2].taps;
+    const auto [p, q] = workspace;
+    for (int64_t v = 0; v < columns; v += kLane) {
+      const A* from = spectrum + FilterAt(g, 0, v / width) + row * 2 * width + v % width;
+      for (int64_t i = 0; i < 2 * Kept(0) * Inner() * kLane; i += kLane) Store<A>(p + i, Vec<A>{});
+      for (int64_t u0 = 0; u0 < Kept(0); ++u0) {
+        for (int64_t u1 = 0; u1 < Kept(1); ++u1) {
+          for (int64_t i = 0; i < 2 * last * kLane; i += kLane) Store<A>(q + i, Vec<A>{});
+          for (int64_t u2 = 0; u2 < Kept(2); ++u2) {
+            const A* at = from + ((u0 * Kept(1) + u1) * Kept(2) + u2) * Step();
+            const Vec<A> d[2] = {Load<A>(at), Load<A>(at + width)};
+            const A* re2 = Turns(2) + u2 * last;
+            AddTurned(re2, re2 + Kept(2) * last, last, d, q, 1);
+          }
+          const A* re1 = Turns(1) + u1 * axes[1].taps;
+          for (int64_t t2 = 0; t2 < last; ++t2) {
+            const A* at = q + 2 * t2 * kLane;
+            const Vec<A> d[2] = {Load<A>(at), Load<A>(at + kLane)};
+            AddTurned(re1, re1 + Kept(1) * axes[1].taps, axes[1].taps, d,
+                      p + 2 * (u0 * Inner() + t2) * kLane, last);
           }
         }
       }
+      ReadReal(p, columns - v, result + row * args.out + g * columns + v);
     }
+  }
+
+  // The transpose of TurnReal: the taps of a vector of columns, of which so many are there, from
+  // tap t0 of axis 0 on.
+  template <int kCount = 8>
+  void ReadReal(const A* from, int64_t there, A* to, int64_t t0 = 0) const {
+    const int64_t count = args.axes[0].taps, inner = Inner();
+    for (; t0 + kCount <= count; t0 += kCount) {
+      for (int64_t t = 0; t < inner; ++t) {
+        Vec<A> sum[kCount] = {};
+        for (int64_t u0 = 0; u0 < Kept(0); ++u0) {
+          const A *re = Turns(0) + u0 * count + t0, *im = re + Kept(0) * count;
+          const A* at = from + 2 * (u0 * inner + t) * kLane;
+          const Vec<A> a = Load<A>(at), b = Load<A>(at + kLane);
+#pragma GCC unroll 8
+          for (int f = 0; f < kCount; ++f) sum[f] += re[f] * a - im[f] * b;
+        }
+#pragma GCC unroll 8
+        for (int f = 0; f < kCount; ++f) {
+          StoreUpTo<A>(to + ((t0 + f) * inner + t) * depth * args.out, sum[f], there);
+        }
+      }
+    }
+    if constexpr (kCount > 1) ReadReal<kCount / 2>(from, there, to, t0);
   }
 
   // to[t] += (re + i im)[t] d, complex vectors `step` apart.

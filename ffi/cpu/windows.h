@@ -20,8 +20,9 @@ struct Windows : WindowFilter<A, T> {
   using Base = WindowFilter<A, T>;
   using Base::Analyse, Base::args, Base::columns, Base::depth, Base::depthwise, Base::FilterAt;
   using Base::FilterNumbers, Base::group, Base::groups, Base::in, Base::kLane, Base::out;
-  using Base::panels, Base::points, Base::ReadTaps, Base::ScratchBytes, Base::SideOf;
-  using Base::Synthesise, Base::TakeScratch, Base::taps, Base::TransformFilter, Base::vectors;
+  using Base::panels, Base::points, Base::WorkspaceBytes, Base::ReadTaps, Base::ScratchBytes;
+  using Base::SideOf, Base::Synthesise, Base::TakeWorkspace, Base::TakeScratch, Base::taps;
+  using Base::TransformFilter, Base::vectors;
   using Base::width, Base::windows, Base::x_padded, Base::x_step, Base::y_padded, Base::y_step;
   using typename Base::Scratch;
   using typename Base::Side;
@@ -232,30 +233,36 @@ struct Windows : WindowFilter<A, T> {
     }
   }
 
+  // Whether spectra of parts are added, and not their taps: many taps take long to read.
+  bool AddsSpectra(int64_t parts) const {
+    constexpr int64_t kFewTaps = 16, kMostBytes = 64 << 20;
+    const int64_t most = Max(args.axes[0].taps, Max(args.axes[1].taps, args.axes[2].taps));
+    return parts > 1 && most > kFewTaps &&
+           parts * static_cast<int64_t>(Arena::Bytes<A>(FilterNumbers())) <= kMostBytes;
+  }
+
   // The filter's gradient, of x and the cotangent y. Its parts depend on the shapes alone, and so
   // does the order of all additions.
   void FilterGradient(Pool* pool) const {
     const Side inputs = SideOf(args.x, args.in, true), outputs = SideOf(args.y, args.out, false);
-    const int64_t numbers = taps * depth * args.out;
     const int64_t parts = Max(1, Min(16, windows / group));
+    const bool spectra = AddsSpectra(parts);
+    const int64_t numbers = spectra ? FilterNumbers() : taps * depth * args.out;
     A* result = static_cast<A*>(args.taps);
     A* partial = result;
     if (parts > 1) {
       partial = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(parts * numbers)));
     }
-    const int64_t inner = args.axes[1].taps * args.axes[2].taps;
     ParallelFor(pool, parts, [&](int64_t part) {
       Arena arena(pool, ScratchBytes(inputs) + ScratchBytes(outputs) +
                             Arena::Bytes<A>(points * x_step) + Arena::Bytes<A>(points * y_step) +
-                            Arena::Bytes<A>(FilterNumbers()) + Arena::Bytes<A>(2 * inner * kLane) +
-                            Arena::Bytes<A>(2 * args.axes[2].taps * kLane));
+                            Arena::Bytes<A>(spectra ? 0 : FilterNumbers()) + WorkspaceBytes());
       const Scratch in_scratch = TakeScratch(&arena, inputs);
       const Scratch out_scratch = TakeScratch(&arena, outputs);
       A* x = arena.Take<A>(points * x_step);
       A* y = arena.Take<A>(points * y_step);
-      A* d = arena.Take<A>(FilterNumbers());
-      A* p = arena.Take<A>(2 * inner * kLane);
-      A* q = arena.Take<A>(2 * args.axes[2].taps * kLane);
+      A* own = partial + part * numbers;
+      A* d = spectra ? own : arena.Take<A>(FilterNumbers());
       const int64_t begin = windows * part / parts, end = windows * (part + 1) / parts;
       for (int64_t first = begin; first < end || first == begin; first += group) {
         const int64_t count = Min(group, end - first);
@@ -265,9 +272,18 @@ struct Windows : WindowFilter<A, T> {
         }
         Correlate(count, x, y, d, first > begin);
       }
-      ReadTaps(d, p, q, partial + part * numbers);
+      if (spectra) return;
+      const auto workspace = TakeWorkspace(&arena);
+      for (int64_t row = 0; row < groups * depth; ++row) {
+        ReadTaps(row / depth, row % depth, d, workspace, own);
+      }
     });
-    if (parts > 1) SumParts(pool, parts, numbers, partial, result);
+    if (parts > 1) SumParts(pool, parts, numbers, partial, spectra ? partial : result);
+    if (!spectra) return;
+    ParallelFor(pool, groups * depth, [&](int64_t row) {
+      Arena arena(pool, WorkspaceBytes());
+      ReadTaps(row / depth, row % depth, partial, TakeWorkspace(&arena), result);
+    });
   }
 
   static void SumParts(Pool* pool, int64_t parts, int64_t numbers, const A* partial, A* result) {

@@ -90,6 +90,8 @@ def test_values_and_gradients(sizes, taps, options):
     [
         ((100,), (3,), {}, (3, 6)),
         ((70,), (31,), {"kernel_dilation": (2,), "padding": [(40, 30)]}, (2, 3)),
+        ((6000,), (24,), {}, (3, 20)),  # more taps than are read of each part of the windows
+        ((120, 90), (2, 17), {"kernel_dilation": (1, 2)}, (3, 4)),
         ((9,), (4,), {"padding": [(-2, 7)]}, (1, 40)),
         ((64,), (5,), {"feature_group_count": 20}, (20, 20)),
         ((13, 9, 15), (3, 3, 3), {}, (3, 4)),
