@@ -241,6 +241,13 @@ def test_figures_in_the_readme_are_those_of_the_records():
     network = medians("benchmark-network.json", "resnet18")
     step = network[f"bandjax {half}"]
     depthwise = medians("benchmark-depthwise.json", "depthwise31")
+    users = [
+        fastest(times, "lax") / times["bandjax none"]
+        for times in (
+            medians("benchmark-users-avx512.json", case)
+            for case in ("up-3d", "grouped", "depthwise3")
+        )
+    ]
     saved = saved_mib()
     bands = record("ucr/results.json")["overall"]
     late = [100 * bands[band]["late"]["mean"] for band in ("none", half, "compression=0.75")]
@@ -251,6 +258,7 @@ def test_figures_in_the_readme_are_those_of_the_records():
         f"{network['flax dense'] / step:.1f}× faster than Flax, "
         f"{fastest(network, 'torch') / step:.1f}× than PyTorch",
         f"{fastest(depthwise, 'lax') / depthwise['bandjax none']:.0f}× faster than `jax.lax`",
+        f"{', '.join(f'{each:.0f}×' for each in users)} faster than `jax.lax`",
         f"{saved['none', 'plain']:.0f} MiB dense; at 50 % {saved[half, 'spectra']:.1f}, "
         f"in 8 bits {saved[half, 'int8']:.1f}",
         f"keeps {saved['none', 'blocks']:.0f} MiB of the {saved['none', 'plain']:.0f}",
