@@ -191,6 +191,7 @@ def main() -> int:
 
 
 def _report() -> int:
+    """Prints it all; returns 1 if something failed, else 0."""
     for name, value in environment():
         print(f"{name + ':':<12}{value}")
     failed = 0

@@ -18,6 +18,7 @@ struct Handler {
 
 std::vector<Handler> CpuHandlers();  // cpu/handlers.cpp
 // Among those of the CPU:
+std::vector<Handler> ColumnHandlers();  // cpu/column_handlers.cpp
 std::vector<Handler> PackHandlers();    // cpu/pack_handlers.cpp
 std::vector<Handler> WindowHandlers();  // cpu/window_handlers.cpp
 std::vector<Handler> CudaHandlers();    // cuda/*.cu, linked only with BANDJAX_CUDA=ON

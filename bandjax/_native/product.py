@@ -113,7 +113,7 @@ class NativeProductSpec:
 
 
 @tables
-def _filter_tables(
+def filter_tables(
     dft: PartialDFT, dtype: Any, spectral: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """``outer`` (2, k0, t0) of the first axis and ``inner`` (2, k1, t1) of the others together.
@@ -159,10 +159,10 @@ def turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.
 
 
 @functools.lru_cache(maxsize=1024)
-def _product_operation(
+def kernel(
     which: str, spec: NativeProductSpec, dtype: np.dtype[Any], stored: np.dtype[Any]
 ) -> Operation:
-    """One of the three contractions: the kernel, its XLA fallback, and their rules.
+    """One of the three contractions of flat arrays: the kernel, or its XLA fallback.
 
     Args:
       which: "multiply_sum", "input_product" or "filter_product".
@@ -228,11 +228,19 @@ def _product_operation(
         "filter_product": (filter_product_fallback, taps_types),
     }
     fallback, out_types = operations[which]
+    return by_platform(which, out_types, fallback, attributes=spec.attributes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _product_operation(
+    which: str, spec: NativeProductSpec, dtype: np.dtype[Any], stored: np.dtype[Any]
+) -> Operation:
+    """The same, with its rules for sharding and ``vmap``."""
     rule, summed = _RULES[which]
     # The channels of a group belong together, and a filter has the input channels of one alone.
     shared = "nco" if spec.groups == 1 else "n"
     return partitioned(
-        by_platform(which, out_types, fallback, attributes=spec.attributes),
+        kernel(which, spec, dtype, stored),
         rule.format(c="c" if spec.groups == 1 else "i", w="a b" if spec.spectral else "s t"),
         shared=shared,
         summed=[name for name in summed if name in shared],
@@ -416,7 +424,7 @@ def _call_product(
         arrays += [_flat(spec.dft, a, kept=True) for a in other]
     else:
         arrays.append(_flat_filter(spec, other))
-    tables = map(jnp.asarray, _filter_tables(spec.dft, np.dtype(dtype), spec.spectral))
+    tables = map(jnp.asarray, filter_tables(spec.dft, np.dtype(dtype), spec.spectral))
     operation = _product_operation(which, spec, np.dtype(dtype), np.dtype(stored))
     return operation(*arrays, *tables)
 

@@ -98,7 +98,7 @@ def _analysis(spec: TiledSpec) -> Operation:
     """Analysis of the windows where they are: the kernel, and its XLA fallback."""
 
     def fallback(x: jax.Array, *tables: jax.Array) -> Arrays:
-        parts = transform._analysis_2d(spec.window)(spec.windows(x), *tables)
+        parts = transform.analysis_2d(spec.window)(spec.windows(x), *tables)
         return tuple(_apart(spec, part) for part in parts)
 
     def out_types(platform: str, x: jax.Array, *_: jax.Array) -> Any:
@@ -130,7 +130,7 @@ def _synthesis(spec: TiledSpec) -> Operation:
     def fallback(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[2], re.shape[-1]
         flat = (part.reshape(*part.shape[:2], -1, c) for part in (re, im))
-        (windows,) = transform._synthesis_2d(spec.window)(*flat, *tables)
+        (windows,) = transform.synthesis_2d(spec.window)(*flat, *tables)
         like = spec.maps_like(n, c, windows.dtype)
         return tuple(jax.linear_transpose(spec.windows, like)(windows))
 

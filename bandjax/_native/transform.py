@@ -96,7 +96,7 @@ class NativeTransformSpec:
 def _analysis(spec: NativeTransformSpec) -> Operation:
     solid = len(spec.dft.grid) == 3
     return partitioned(
-        _analysis_3d(spec) if solid else _analysis_2d(spec),
+        _analysis_3d(spec) if solid else analysis_2d(spec),
         "n d h w c, o l, p q, r s -> t u v n c, t u v n c"
         if solid
         else "n h w c, p q, r s -> u v n c, u v n c",
@@ -109,7 +109,7 @@ def _analysis(spec: NativeTransformSpec) -> Operation:
 def _synthesis(spec: NativeTransformSpec) -> Operation:
     solid = len(spec.dft.grid) == 3
     return partitioned(
-        _synthesis_3d(spec) if solid else _synthesis_2d(spec),
+        _synthesis_3d(spec) if solid else synthesis_2d(spec),
         "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
         if solid
         else "u v n c, u v n c, p q, r s -> n h w c",
@@ -119,7 +119,7 @@ def _synthesis(spec: NativeTransformSpec) -> Operation:
 
 
 @functools.lru_cache(maxsize=1024)
-def _analysis_2d(spec: NativeTransformSpec) -> Operation:
+def analysis_2d(spec: NativeTransformSpec) -> Operation:
     """Analysis of two axes: the kernel, and its XLA fallback."""
 
     def fallback(x: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
@@ -141,7 +141,7 @@ def _analysis_2d(spec: NativeTransformSpec) -> Operation:
 
 
 @functools.lru_cache(maxsize=1024)
-def _synthesis_2d(spec: NativeTransformSpec) -> Operation:
+def synthesis_2d(spec: NativeTransformSpec) -> Operation:
     """Synthesis of two axes: the kernel, and its XLA fallback."""
 
     def fallback(re: jax.Array, im: jax.Array, table0: jax.Array, table1: jax.Array) -> Arrays:
@@ -169,7 +169,7 @@ def _analysis_3d(spec: NativeTransformSpec) -> Operation:
     def by_axes(x: jax.Array, *tables: jax.Array) -> Arrays:
         n, depth, *_, c = x.shape
         table0, *others = spec.whole_tables(tables)
-        first, rest = map(_analysis_2d, _split_first(spec))
+        first, rest = map(analysis_2d, _split_first(spec))
         planes = rest(x.reshape(n * depth, *x.shape[2:]), *others)
         lines = (a.reshape(-1, 1, depth, c) for a in planes)  # (u1 * u2 * n, 1, depth, c)
         one = jnp.ones((1, 1), table0.dtype)
@@ -200,7 +200,7 @@ def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
     def by_axes(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
         n, c = re.shape[-2:]
         table0, *others = spec.whole_tables(tables)
-        first, rest = map(_synthesis_2d, _split_first(spec))
+        first, rest = map(synthesis_2d, _split_first(spec))
         one = jnp.ones((1, 1), table0.dtype)
         re, im = (a.astype(spec.compute_dtype).reshape(dft.box[0], -1, c) for a in (re, im))
         limit = dft.modes[0]

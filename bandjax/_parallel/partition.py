@@ -34,7 +34,7 @@ def partitioned(
       local: the operation on one device's share.
       rule: names of the axes, in the form of Shardy's rules: ``"n h c, c o -> n h o"``.
       shared: axes along which devices may share the work; all others are whole on each device.
-      summed: those of ``shared`` that are not in the result: each device has a part of the sum.
+      summed: those of ``shared`` that some result lacks: of it each device has a part of the sum.
       batching: the results, mapped axis in front, of ``(local, axis_size, in_batched, operands)``;
         called with the partitioned operation.
       mapped: whether the results have that axis, of ``in_batched``.
@@ -69,13 +69,16 @@ def partitioned(
 
     def partition(mesh: Any, shapes: Any, result_shapes: Any) -> Any:
         assigned = assign(shapes)
-        over = tuple(axis for name in summed for axis in assigned.get(name, ()))
+
+        def total(out: jax.Array, axes: list[str]) -> jax.Array:
+            lacking = [name for name in summed if name not in axes]
+            over = tuple(axis for name in lacking for axis in assigned.get(name, ()))
+            return jax.lax.psum(out, over) if over else out
 
         def on_one_device(*args: jax.Array) -> Arrays:
             # The mesh that the user may have set is not there inside one device.
             with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-                out = local(*args)
-                return jax.lax.psum(out, over) if over else out
+                return tuple(map(total, local(*args), results))
 
         return (
             mesh,
@@ -90,7 +93,7 @@ def partitioned(
         infer_sharding_from_operands=infer,
         sharding_rule=rule,
         need_replication_factors=tuple(whole),  # In this order, that of their appearance.
-        reduction_factors=tuple(summed),
+        reduction_factors=tuple(n for n in summed if not any(n in axes for axes in results)),
     )
     # Under shard_map each device has its share already.
     everywhere, alone = (_with_batching(f, batching, mapped) for f in (spread, local))

@@ -24,8 +24,8 @@ template <typename A, typename T, typename S, bool kAnalysis>
 class Fourier : FourierLines<A, T, S, kAnalysis> {
   using Base = FourierLines<A, T, S, kAnalysis>;
   using Base::args_, Base::chunks_, Base::depth_, Base::height_, Base::inner_kept_, Base::kGap,
-      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::solid_,
-      Base::stream_, Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
+      Base::kLane, Base::kVectors, Base::kWide, Base::last_kept_, Base::outer_, Base::Pitch,
+      Base::solid_, Base::stream_, Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
   using typename Base::Desk;
   using typename Base::Item;
 
@@ -57,9 +57,6 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
       EndStream(stream_);
     });
   }
-
-  // Columns of a power of two would all lie in the same few lines of a cache.
-  static int64_t Pitch(int64_t points) { return (points | 1) * kGap; }
 
   void Columns(const Item& item, int64_t begin, int64_t end, A* z, int64_t pitch,
                const Desk& desk) const {

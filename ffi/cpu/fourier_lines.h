@@ -52,6 +52,10 @@ class FourierLines {
     return {index / chunks_, c, Min(kVectors, CeilDiv(args_.c - c, kLane))};
   }
 
+  // Numbers of a column of a workspace: of a power of two, all would lie in the same few lines of a
+  // cache.
+  static int64_t Pitch(int64_t points) { return (points | 1) * kGap; }
+
   // What a thread needs to work on one line.
   struct Desk {
     A *line, *scratch, *factors;
@@ -229,18 +233,21 @@ class FourierLines {
   // A line of the outermost axis between a workspace and the spectrum, at `at` of the frequencies
   // of the other axes.
   void OuterColumn(const Item& item, int64_t v, int64_t at, A* column, const Desk& desk) const {
-    const int64_t c = item.c + v * kLane, valid = args_.c - c;
-    const int64_t step = inner_kept_ * args_.n * args_.c;
-    const int64_t first = (at * args_.n + item.n) * args_.c + c;
-    S* re = static_cast<S*>(args_.re) + first;
-    S* im = static_cast<S*>(args_.im) + first;
+    const int64_t c = item.c + v * kLane, first = (at * args_.n + item.n) * args_.c + c;
+    OuterLine<S>(args_.c - c, static_cast<S*>(args_.re) + first, static_cast<S*>(args_.im) + first,
+                 inner_kept_ * args_.n * args_.c, stream_, column, desk);
+  }
+  // The same of a spectrum whose frequencies of that axis are `step` apart; the factors are set.
+  template <typename R>
+  void OuterLine(int64_t valid, R* re, R* im, int64_t step, bool stream, A* column,
+                 const Desk& desk) const {
     if constexpr (kAnalysis) {
       LoadColumn(outer_, column, desk.line);
       Transform(outer_axis_, desk);
     }
     const int64_t ahead = args_.n * args_.c;
     for (int64_t row = 0; row < outer_kept_; ++row, re += step, im += step) {
-      if (!kAnalysis || !stream_) {
+      if (!kAnalysis || !stream) {
         Fetch<kAnalysis>(re + ahead);
         Fetch<kAnalysis>(im + ahead);
       }
@@ -249,8 +256,8 @@ class FourierLines {
       if constexpr (kAnalysis) {
         const A* point = desk.line + outer_.read_at[entry] * kWide;
         const Vec<A> r = Load<A>(point), i = Load<A>(point + kLane);
-        StreamUpTo<A>(re, r * f_re - i * f_im, valid, stream_);
-        StreamUpTo<A>(im, r * f_im + i * f_re, valid, stream_);
+        StreamUpTo<A>(re, r * f_re - i * f_im, valid, stream);
+        StreamUpTo<A>(im, r * f_im + i * f_re, valid, stream);
       } else {
         const Vec<A> r = LoadUpTo<A>(re, valid), i = LoadUpTo<A>(im, valid);
         Put(desk.line, outer_.load_at[entry], r * f_im + i * f_re, r * f_re - i * f_im);

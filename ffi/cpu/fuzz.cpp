@@ -23,14 +23,14 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/fuzz_windows.h"
+#include "cpu/fuzz_columns.h"
 
 namespace bandjax {
 namespace {
 
-class Fuzz : public WindowsFuzz {
+class Fuzz : public ColumnsFuzz {
  public:
-  using WindowsFuzz::WindowsFuzz;
+  using ColumnsFuzz::ColumnsFuzz;
 
   // Whichever thread finds no memory, the caller is told.
   void NoMemory() {
@@ -59,6 +59,7 @@ class Fuzz : public WindowsFuzz {
     Blocks();
     Flags();
     Convolutions();
+    ByColumns();
     ++shapes_;
   }
 

@@ -53,7 +53,7 @@ class FourierFuzz : public Harness {
     CompareFourier(a, axes, fast);
   }
 
- private:
+ protected:
   using Complex = std::complex<double>;
 
   static bool FastLength(const AxisShape& shape) {

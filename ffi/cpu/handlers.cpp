@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/axes.h"
 #include "cpu/call.h"
-#include "cpu/fourier_plan.h"
 #include "cpu/kernels.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -24,83 +24,19 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-bool KnownType(ffi::DataType type, Type* known) {
-  switch (type) {
-    case ffi::F32:
-      *known = Type::kFloat32;
-      return true;
-    case ffi::F64:
-      *known = Type::kFloat64;
-      return true;
-    case ffi::BF16:
-      *known = Type::kBFloat16;
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool HasShape(ffi::AnyBuffer buffer, std::initializer_list<int64_t> shape) {
-  const auto dimensions = buffer.dimensions();
-  return dimensions.size() == shape.size() &&
-         std::equal(shape.begin(), shape.end(), dimensions.begin());
-}
-
-// One axis of a transform, from the sizes of samples, spectrum and table. The attributes `grid`,
-// `steps` and `inverse`, which are there together or not at all, tell what the table was made of. A
-// table without columns is left out: the axis has a fast transform.
-ffi::Error ReadAxis(int64_t samples, int64_t kept, ffi::AnyBuffer table, bool half, int axis,
-                    ffi::Dictionary attributes, AxisShape* shape) {
-  const auto rows = table.dimensions();
-  if (rows.size() != 2) return Invalid("a table must have 2 axes");
-  const int64_t limit = rows[0] / 2;
-  const bool bare = rows[1] == 0;
-  if (samples < 1 || !HasShape(table, {2 * limit + 1, bare ? 0 : (samples + 1) / 2}) ||
-      (half ? kept != limit + 1 : kept > 2 * limit + 1 || kept < std::max<int64_t>(1, 2 * limit))) {
-    return Invalid("the tables do not fit the samples and the spectrum");
-  }
-  *shape = {0, 0, samples, limit, half, false, bare};
-  if (!attributes.contains("grid")) {
-    return bare ? Invalid("a table is needed without grid and steps") : ffi::Error::Success();
-  }
+// The attributes `grid`, `steps` and `inverse`, which are there together or not at all.
+ffi::Error ReadCircle(ffi::Dictionary attributes, int axis, Circle* circle) {
+  if (!attributes.contains("grid")) return ffi::Error::Success();
   const auto grid = attributes.get<ffi::Span<const int64_t>>("grid");
   const auto steps = attributes.get<ffi::Span<const int64_t>>("steps");
   const auto inverse = attributes.get<bool>("inverse");
   if (!grid.has_value() || !steps.has_value() || !inverse.has_value() ||
-      grid->size() <= static_cast<size_t>(axis) || steps->size() != grid->size()) {
+      grid->size() <= static_cast<size_t>(axis) || steps->size() != grid->size() ||
+      (*grid)[axis] < 1) {
     return Invalid("grid and steps must have an integer for each axis, and inverse be a bool");
   }
-  shape->grid = (*grid)[axis], shape->step = (*steps)[axis], shape->inverse = *inverse;
-  if (shape->grid < 1 || shape->grid > INT32_MAX / 2 || 2 * limit > shape->grid ||
-      shape->step < 1 || shape->step > INT32_MAX ||
-      (!half && kept != std::min(2 * limit + 1, shape->grid))) {
-    return Invalid("grid and steps do not fit the kept frequencies");
-  }
-  if (bare && (limit == 0 || Radices(shape->grid / std::gcd(shape->grid, shape->step)).empty())) {
-    return Invalid("a table is needed where there is no fast transform");
-  }
+  *circle = {(*grid)[axis], (*steps)[axis], *inverse};
   return ffi::Error::Success();
-}
-
-// The fast kernels want three axes, with axes of one sample and one frequency in front.
-void SetPlans(const AxisShape* axes, const bool* fast, const ffi::AnyBuffer* tables,
-              const int64_t* kept, int rank, bool analysis, FourierArgs* args) {
-  const auto nothing = [&](int axis) {
-    return axes[axis].samples == 1 && kept[axis] == 1 && axes[axis].grid == 1;
-  };
-  bool alone = true;
-  for (int axis = 0; axis < rank - 1; ++axis) alone = alone && nothing(axis);
-  int to = 2;
-  for (int axis = rank - 1; axis >= 0; --axis) {
-    if (axis < rank - 1 && nothing(axis)) continue;
-    args->plans[to] = PlanOf(axes[axis], fast[axis], analysis, alone);
-    args->tables[to] = tables[axis].untyped_data();
-    args->kept[to--] = kept[axis];
-  }
-  for (; to >= 0; --to) {
-    args->plans[to] = PlanOf({1, 1, 1, 0, false, false}, false, analysis, false);
-    args->kept[to] = 1;
-  }
 }
 
 // The attribute `tiles`: (rows, columns, h, w, first_h, first_w, step_h, step_w), of which h and w
@@ -140,8 +76,11 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
   if (unread.failure()) return unread;
   AxisShape axes[3];
   for (int axis = 0; axis < rank; ++axis) {
-    const ffi::Error error = ReadAxis(sizes[axis], box[axis], tables[axis], axis == rank - 1, axis,
-                                      attributes, &axes[axis]);
+    Circle circle;
+    const ffi::Error unknown = ReadCircle(attributes, axis, &circle);
+    if (unknown.failure()) return unknown;
+    const ffi::Error error =
+        ReadAxis(sizes[axis], box[axis], tables[axis], axis == rank - 1, circle, &axes[axis]);
     if (error.failure()) return error;
     if (tiled && axes[axis].bare) return Invalid("windows need their tables");
   }
@@ -398,6 +337,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuHold, Hold,
 std::vector<Handler> CpuHandlers() {
   std::vector<Handler> all = PackHandlers();
   for (const Handler& handler : WindowHandlers()) all.push_back(handler);
+  for (const Handler& handler : ColumnHandlers()) all.push_back(handler);
   const std::vector<Handler> others = {{"bandjax_analysis", BandjaxCpuAnalysis},
                                        {"bandjax_synthesis", BandjaxCpuSynthesis},
                                        {"bandjax_multiply_sum", BandjaxCpuMultiplySum},

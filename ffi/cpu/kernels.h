@@ -108,6 +108,15 @@ struct MultiplyArgs {
   bool hermitian = false;
 };
 
+// The method "dft" of few examples on maps, a column of the spectrum at a time. Of `product` the
+// input's spectrum is read, and the taps; the output's is never in memory.
+struct ColumnArgs {
+  MultiplyArgs product;
+  FourierArgs from;  // of the gradients, the analysis of the cotangent
+  FourierArgs to;    // the synthesis of the output, or of the input's gradient
+  void* gradient;    // of the taps
+};
+
 // How the frequencies are split into sums for the filter's gradient: parts of axis 1, and of axis 0
 // in each. It depends on the shapes alone, and so does the order of all additions: results do not
 // depend on the number of threads.
@@ -194,6 +203,8 @@ struct Kernels {
   void (*multiply_sum)(const MultiplyArgs&, Pool*);
   void (*input_product)(const MultiplyArgs&, Pool*);
   void (*filter_product)(const MultiplyArgs&, Pool*);
+  void (*columns)(const ColumnArgs&, Pool*);
+  void (*columns_gradients)(const ColumnArgs&, Pool*);
   void (*windows)(const WindowArgs&, Pool*);
   void (*windows_filter)(const WindowArgs&, Pool*);
   void (*pack)(const PackArgs&, Pool*);

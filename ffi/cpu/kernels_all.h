@@ -23,10 +23,13 @@ template void BitsTyped<false>(const BitsArgs&, Pool*);
 
 #elif defined(BANDJAX_WINDOWS)
 
+#include "columns.h"
 #include "windows.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
+template void ColumnsTyped<false>(const ColumnArgs&, Pool*);
+template void ColumnsTyped<true>(const ColumnArgs&, Pool*);
 template void WindowsTyped<false>(const WindowArgs&, Pool*);
 template void WindowsTyped<true>(const WindowArgs&, Pool*);
 }  // namespace BANDJAX_ISA

@@ -11,6 +11,8 @@ void TransformTyped(const TransformArgs& args, Pool* pool);
 template <bool kAnalysis>
 void FourierTyped(const FourierArgs& args, Pool* pool);
 template <bool kGradient>
+void ColumnsTyped(const ColumnArgs& args, Pool* pool);
+template <bool kGradient>
 void WindowsTyped(const WindowArgs& args, Pool* pool);
 template <bool kPack>
 void PackTyped(const PackArgs& args, Pool* pool);
@@ -28,6 +30,8 @@ const Kernels BANDJAX_TABLE = {
     &BANDJAX_ISA::MultiplySumTyped,
     &BANDJAX_ISA::InputProductTyped,
     &BANDJAX_ISA::FilterProductTyped,
+    &BANDJAX_BASE::ColumnsTyped<false>,
+    &BANDJAX_BASE::ColumnsTyped<true>,
     &BANDJAX_BASE::WindowsTyped<false>,
     &BANDJAX_BASE::WindowsTyped<true>,
     &BANDJAX_BASE::PackTyped<true>,
