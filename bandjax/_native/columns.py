@@ -65,7 +65,7 @@ class ColumnsSpec:
         return (
             fast
             and 0 < n <= MOST_EXAMPLES
-            and min(heights) > 1
+            and min(*heights, spec.dft.box[1]) > 1
             and column * min(heights) > CACHED
             and column * max(heights) * n * lanes <= _MOST
         )

@@ -22,6 +22,7 @@ ffi::Error ReadColumns(Buffer x_re, Buffer x_im, Buffer taps, Buffer outer, Buff
   for (int64_t size : {x[0], x[1], x[3], w[0], w[1], w[3]}) {
     if (size < 1) return Invalid("no axis but the batch may be empty");
   }
+  if (x[1] < 2) return Invalid("there must be columns");
   args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
   args->out = w[3], args->groups = groups, args->hermitian = hermitian;
   args->t0 = w[0], args->t1 = w[1];

@@ -30,8 +30,8 @@ class ColumnsFuzz : public WindowsFuzz {
                         std::to_string(in) + ">" + std::to_string(out) + " taps " +
                         std::to_string(m.t0) + "x" + std::to_string(m.t1);
     for (int axis = 0; axis < 2; ++axis) {
-      const int64_t grid = Draw(2, 30), limit = Draw(0, grid / 2);
       const bool half = axis == 1;
+      const int64_t grid = Draw(2, 30), limit = Draw(half ? 1 : 0, grid / 2);
       input[axis] = {grid, Draw(1, 2), Draw(2, grid), limit, half, false};
       output[axis] = {grid, Draw(1, 2), Draw(2, grid), limit, half, true};
       fast[0][axis] = FastLength(input[axis]) && !Once(4);

@@ -109,7 +109,8 @@ struct MultiplyArgs {
 };
 
 // The method "dft" of few examples on maps, a column of the spectrum at a time. Of `product` the
-// input's spectrum is read, and the taps; the output's is never in memory.
+// input's spectrum is read, and the taps; the output's is never in memory. There are two columns or
+// more.
 struct ColumnArgs {
   MultiplyArgs product;
   FourierArgs from;  // of the gradients, the analysis of the cotangent

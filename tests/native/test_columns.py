@@ -108,6 +108,7 @@ def test_where_they_are_called():
         targets((13, 256, 256, 4)),
         targets((2, 256, 256, 4), dtype=jnp.bfloat16),
         targets((2, 1024, 1024, 64), out=64),
+        targets((2, 4096, 8, 4), bandjax.Modes(2000, 0)),
     ):
         assert "bandjax_columns" not in other
         assert "@bandjax_multiply_sum" in other
@@ -185,6 +186,7 @@ def handler_arguments(which, **changed):
         {},  # the one that is right, lest all be refused
         {"re": (5, 3, 4)},
         {"im": (5, 3, 2, 5)},
+        {"re": (5, 1, 2, 4), "im": (5, 1, 2, 4), "inner": (2, 1, 2), "out1": (1, 4), "in1": (1, 4)},
         {"w": (3, 2, 3, 6)},
         {"w": (0, 2, 2, 6)},
         {"outer": (2, 5, 2)},
