@@ -184,8 +184,8 @@ def _operation(which: str, spec: ColumnsSpec) -> Operation:
         told["grid"] = np.array(spec.product.dft.grid, np.int64)
         if which == "columns":
             return {**told, "steps": steps_of(spec.output.dft)}
-        steps = {"out_steps": steps_of(spec.output.dft), "in_steps": steps_of(spec.input.dft)}
-        return {**told, **steps}
+        both = {"out_steps": steps_of(spec.output.dft), "in_steps": steps_of(spec.input.dft)}
+        return {**told, **both}
 
     def batching(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
         def one(*operands: jax.Array) -> Any:
