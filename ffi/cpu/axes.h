@@ -47,6 +47,10 @@ struct Circle {
   bool inverse = false;
 };
 
+inline xla::ffi::Error UnfitCircle() {
+  return Invalid("grid and steps do not fit the kept frequencies");
+}
+
 // One axis of a transform, from the sizes of samples, spectrum and table. A table without columns
 // is left out: the axis has a fast transform.
 inline xla::ffi::Error ReadAxis(int64_t samples, int64_t kept, xla::ffi::AnyBuffer table, bool half,
@@ -66,7 +70,7 @@ inline xla::ffi::Error ReadAxis(int64_t samples, int64_t kept, xla::ffi::AnyBuff
   if (shape->grid < 1 || shape->grid > INT32_MAX / 2 || 2 * limit > shape->grid ||
       shape->step < 1 || shape->step > INT32_MAX ||
       (!half && kept != std::min(2 * limit + 1, shape->grid))) {
-    return Invalid("grid and steps do not fit the kept frequencies");
+    return UnfitCircle();
   }
   if (bare && (limit == 0 || !HasFast(*shape))) {
     return Invalid("a table is needed where there is no fast transform");

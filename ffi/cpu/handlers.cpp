@@ -31,10 +31,10 @@ ffi::Error ReadCircle(ffi::Dictionary attributes, int axis, Circle* circle) {
   const auto steps = attributes.get<ffi::Span<const int64_t>>("steps");
   const auto inverse = attributes.get<bool>("inverse");
   if (!grid.has_value() || !steps.has_value() || !inverse.has_value() ||
-      grid->size() <= static_cast<size_t>(axis) || steps->size() != grid->size() ||
-      (*grid)[axis] < 1) {
+      grid->size() <= static_cast<size_t>(axis) || steps->size() != grid->size()) {
     return Invalid("grid and steps must have an integer for each axis, and inverse be a bool");
   }
+  if ((*grid)[axis] < 1) return UnfitCircle();  // Circle has 0 where there is none.
   *circle = {(*grid)[axis], (*steps)[axis], *inverse};
   return ffi::Error::Success();
 }

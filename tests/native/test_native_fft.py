@@ -179,6 +179,7 @@ def test_handlers(name, stored, kept_as, summed, bound, inverse):
         ({"grid": [64, 64], "steps": [1, 0], "inverse": False}, "do not fit the kept"),
         ({"grid": [64, 8], "steps": [1, 1], "inverse": False}, "do not fit the kept"),
         ({"grid": [-1, 64], "steps": [1, 1], "inverse": False}, "do not fit the kept"),
+        ({"grid": [64, 0], "steps": [1, 1], "inverse": False}, "do not fit the kept"),
     ],
 )
 def test_wrong_attributes(attributes, what):
