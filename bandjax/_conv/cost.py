@@ -154,7 +154,7 @@ def dft(geometry: ConvGeometry, target: Target) -> float:
     size, out, taps = ([getattr(a, n) for a in geometry.axes] for n in ("size", "out", "taps"))
     transforms = _matrices(geometry, rates, size, batch * geometry.in_features)
     transforms += _matrices(geometry, rates, out, batch * geometry.out_features)
-    of_filter = rates.multiply * _pairs(geometry) * transform_multiply_adds(taps, geometry)
+    of_filter = rates.multiply * pairs(geometry) * transform_multiply_adds(taps, geometry)
     products = _product(geometry, rates) + of_filter
     return target.products * products + target.transforms * transforms
 
@@ -169,7 +169,7 @@ def packed_dft(geometry: ConvGeometry, target: Target, of_input: int, of_output:
         (geometry.in_features, of_input, [axis.size for axis in geometry.axes]),
         (geometry.out_features, of_output, [axis.out for axis in geometry.axes]),
     ]
-    multiply_adds = 12 * kept * batch * _pairs(geometry)
+    multiply_adds = 12 * kept * batch * pairs(geometry)
     multiply_adds += sum(2 * batch * c * each for c, each, _ in sides)
     moved = sum(2 * batch * c * (math.prod(samples) + 2 * kept) for c, _, samples in sides)
     return rates.multiply * multiply_adds + rates.sample * moved + rates.calls
@@ -180,7 +180,7 @@ def fft(geometry: ConvGeometry, target: Target) -> float:
     rates, batch = _rates(target), geometry.examples
     circle = rates.fft * math.prod(geometry.grid)
     channels = target.transforms * batch * (geometry.in_features + geometry.out_features)
-    channels += target.products * _pairs(geometry)
+    channels += target.products * pairs(geometry)
     return target.products * _product(geometry, rates) + circle * channels
 
 
@@ -192,7 +192,7 @@ def direct(geometry: ConvGeometry, target: Target) -> float:
     inputs = geometry.examples * geometry.in_features
     dense = rates.dense if len(axes) == 1 else rates.dense_nd
     dense *= _narrow(geometry, rates)
-    products = target.products * math.prod(axis.out * axis.taps for axis in axes) * _pairs(geometry)
+    products = target.products * math.prod(axis.out * axis.taps for axis in axes) * pairs(geometry)
     # Of the input, and of the windows that the taps read: the backward pass makes both anew.
     once, again = (1, 1) if target.inference else (2, 3)
     if transform_of_projection(geometry) == "fft":
@@ -205,7 +205,7 @@ def direct(geometry: ConvGeometry, target: Target) -> float:
     return dense * geometry.examples * products + projection
 
 
-def _pairs(geometry: ConvGeometry) -> int:
+def pairs(geometry: ConvGeometry) -> int:
     """Pairs of an input and an output channel that a filter connects."""
     return geometry.in_features // geometry.groups * geometry.out_features
 
@@ -218,7 +218,7 @@ def _narrow(geometry: ConvGeometry, rates: _Rates) -> float:
 
 def _product(geometry: ConvGeometry, rates: _Rates) -> float:
     """A multiply-sum, and its part of the passes over the filter's spectrum."""
-    coefficients = geometry.kept * _pairs(geometry)
+    coefficients = geometry.kept * pairs(geometry)
     return (rates.multiply * 3 * geometry.examples + rates.filter * 2 / 3) * coefficients
 
 
@@ -241,26 +241,26 @@ FEW_EXAMPLES = 12  # kRows of ffi/cpu/narrow.h
 _NATIVE_WHOLE = 5.0  # one coefficient, where the filter is transformed as a whole
 _NATIVE_GIVEN = 1.3  # one coefficient of a spectrum that is given
 _NATIVE_GIVEN_FEW = 0.2  # the same in the forward pass of few examples
-_NATIVE_TABLE = 0.004  # one multiply-add of a transform
-_NATIVE_SAMPLE = 0.56  # one number that is moved
-_NATIVE_CALLS = 5.5e4
+NATIVE_TABLE = 0.004  # one multiply-add of a transform
+NATIVE_SAMPLE = 0.56  # one number that is moved
+NATIVE_CALLS = 5.5e4
 
 
 def native_dft(geometry: ConvGeometry, target: Target) -> float:
     """Of the native kernels, on the CPU."""
-    batch, kept, pairs = geometry.examples, geometry.kept, _pairs(geometry)
+    batch, kept, connected = geometry.examples, geometry.kept, pairs(geometry)
     inputs, outputs = geometry.in_features, geometry.out_features
     sums = sums_of_taps([axis.taps for axis in geometry.axes], geometry.box[0])
-    if pairs == inputs == outputs:  # depthwise
-        products = 3 * _NATIVE_DEPTHWISE * kept * batch * pairs
+    if connected == inputs == outputs:  # depthwise
+        products = 3 * _NATIVE_DEPTHWISE * kept * batch * connected
     elif target.given:
         read_once = target.inference and batch <= FEW_EXAMPLES
         each = _NATIVE_GIVEN_FEW if read_once else _NATIVE_GIVEN
-        products = kept * pairs * (3 * _NATIVE_MULTIPLY * batch + each)
+        products = kept * connected * (3 * _NATIVE_MULTIPLY * batch + each)
     elif whole_filter(sums, outputs // geometry.groups):
-        products = kept * pairs * (3 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
+        products = kept * connected * (3 * _NATIVE_MULTIPLY * batch + _NATIVE_WHOLE)
     else:
-        lanes = pairs // outputs * geometry.groups * _whole_lanes(outputs // geometry.groups)
+        lanes = connected // outputs * geometry.groups * whole_lanes(outputs // geometry.groups)
         few = batch <= FEW_EXAMPLES and len(geometry.axes) > 1
         tap = _NATIVE_TAP_FEW if few else _NATIVE_TAP
         products = kept * lanes * (3 * _NATIVE_MULTIPLY * batch + tap * sums)
@@ -268,85 +268,14 @@ def native_dft(geometry: ConvGeometry, target: Target) -> float:
         (inputs, [axis.size for axis in geometry.axes]),
         (outputs, [axis.out for axis in geometry.axes]),
     ]
-    transforms = sum(batch * _whole_lanes(c) * _native_transform(n, geometry) for c, n in sides)
+    transforms = sum(batch * whole_lanes(c) * native_transform(n, geometry) for c, n in sides)
     moved = sum(2 * batch * c * (math.prod(n) + 4 * kept) for c, n in sides)
-    in_transforms = _NATIVE_TABLE * transforms + _NATIVE_SAMPLE * moved
+    in_transforms = NATIVE_TABLE * transforms + NATIVE_SAMPLE * moved
     in_all = target.products * products + target.transforms / 2 * in_transforms
-    return in_all + _NATIVE_CALLS * target.products / 3
+    return in_all + NATIVE_CALLS * target.products / 3
 
 
-# Of convolutions by windows in one call, fitted to layers of one to three axes on two AVX-512
-# cores.
-_WINDOWS_MULTIPLY = 0.0074  # one multiply-add of a complex product
-_WINDOWS_NUMBER = 0.75, 0.3, 0.5  # one number of a window, by the axes
-_WINDOWS_TABLE = 0.009  # the same, for each point of an axis
-_WINDOWS_PART = 5  # vectors that one that is filled in part takes as long as, beside itself
-_WINDOWS_PASSES = 3.4  # of a training call, the forward pass being one
-_WINDOWS_CACHED = 1.25e6  # bytes of the filter's spectrum that stay in the second-level cache
-_WINDOWS_FAR = 3e-8, 3e-8, 9e-8  # the part that a byte beyond that adds, by the axes
-_WINDOWS_FAR_FROM = 0.1
-_WINDOWS_FILTER = 2.4  # one coefficient of the filter's spectrum
-_WINDOWS_READ_TAP = 0.3  # one tap of an axis in one coefficient of the gradient's, of each part
-_WINDOWS_FEW_TAPS, _WINDOWS_ADDED = 16, 64e6  # of more, spectra of up to so many bytes are added
-_WINDOWS_ADD, _WINDOWS_READ_MANY = 1.0, 0.03  # one coefficient of one of these; a tap in it, then
-_WINDOWS_PARTS, _WINDOWS_GROUP = 16, 12  # of that gradient, and the least windows of one
-
-
-def windows_stay_cached(geometry: ConvGeometry, lengths: Sequence[int]) -> bool:
-    """Whether the filter's spectrum on the circle of such windows does."""
-    return _window_spectrum(geometry, lengths) <= _WINDOWS_CACHED
-
-
-def _window_spectrum(geometry: ConvGeometry, lengths: Sequence[int]) -> float:
-    grid = _window_grid(geometry, lengths)
-    return 8.0 * (grid[0] // 2 + 1) * math.prod(grid[1:]) * _pairs(geometry)
-
-
-def _window_grid(geometry: ConvGeometry, lengths: Sequence[int]) -> list[int]:
-    return [
-        length + (axis.taps - 1) * axis.kernel_dilation
-        for length, axis in zip(lengths, geometry.axes, strict=True)
-    ]
-
-
-def windows(geometry: ConvGeometry, lengths: Sequence[int], target: Target) -> float:
-    """Of windows with so many outputs an axis, convolved by the native kernel in one call."""
-    axes, grid = geometry.axes, _window_grid(geometry, lengths)
-    count = geometry.examples * math.prod(
-        -(-max(axis.out, axis.size) // length) for axis, length in zip(axes, lengths, strict=True)
-    )
-    points = (grid[0] // 2 + 1) * math.prod(grid[1:])
-    outputs = geometry.out_features
-    if _pairs(geometry) == geometry.in_features == outputs:  # depthwise
-        multiplied = 8 * points * _whole_lanes(outputs)
-    else:
-        multiplied = 4 * points * geometry.in_features * _whole_lanes(outputs // geometry.groups)
-    numbers = math.prod(grid) * _read_lanes(geometry.in_features)
-    numbers += math.prod(lengths) * _read_lanes(outputs)
-    number = _WINDOWS_NUMBER[len(axes) - 1] + _WINDOWS_TABLE * sum(grid) / len(axes)
-    forward = count * (_WINDOWS_MULTIPLY * multiplied + number * numbers)
-    beyond = _window_spectrum(geometry, lengths) - _WINDOWS_CACHED
-    if beyond > 0:
-        forward *= 1 + _WINDOWS_FAR_FROM + min(_WINDOWS_FAR[len(axes) - 1] * beyond, 1)
-    coefficients = points * geometry.in_features // geometry.groups * _whole_lanes(outputs)
-    if target.inference:
-        return forward + _WINDOWS_FILTER * coefficients + _NATIVE_CALLS / 3
-    parts = min(_WINDOWS_PARTS, max(1, count // _WINDOWS_GROUP))
-    read = _WINDOWS_READ_TAP * sum(axis.taps for axis in axes)
-    if max(a.taps for a in axes) > _WINDOWS_FEW_TAPS and parts * 8 * coefficients <= _WINDOWS_ADDED:
-        read = _WINDOWS_READ_MANY * sum(a.taps for a in axes) + (parts - 1) * _WINDOWS_ADD
-    else:
-        read *= parts
-    of_filter = (2 * _WINDOWS_FILTER + read) * coefficients
-    return _WINDOWS_PASSES * forward + of_filter + _NATIVE_CALLS
-
-
-def _read_lanes(channels: int) -> int:
-    """Channels that reading or writing takes as long as: the last vector may be filled in part."""
-    return _whole_lanes(channels) + (_WINDOWS_PART * LANES if channels % LANES else 0)
-
-
-def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
+def native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
     """Multiply-adds of one channel's transform, each axis by its table or fast."""
     box = geometry.box
     total = 0.0
@@ -357,7 +286,7 @@ def _native_transform(samples: Sequence[int], geometry: ConvGeometry) -> float:
     return total
 
 
-def _whole_lanes(channels: int) -> int:
+def whole_lanes(channels: int) -> int:
     """Channels that are computed: whole vectors."""
     return -(-channels // LANES) * LANES
 
@@ -376,15 +305,15 @@ def _exact(geometry: ConvGeometry, target: Target) -> float:
     rates = _rates(target)
     products = geometry.examples * math.prod(a.out * a.taps for a in geometry.axes)
     if target.platform == "cpu":
-        rate = _dense_rate(geometry) / math.prod(a.input_dilation for a in geometry.axes)
+        rate = dense_rate(geometry) / math.prod(a.input_dilation for a in geometry.axes)
         if target.inference and len(geometry.axes) == 1:
             rate *= _DENSE_FORWARD_1D
     else:
         rate = rates.dense * _narrow(geometry, rates)
-    return rates.sure * rate * target.products * products * _pairs(geometry)
+    return rates.sure * rate * target.products * products * pairs(geometry)
 
 
-def _dense_rate(geometry: ConvGeometry) -> float:
+def dense_rate(geometry: ConvGeometry) -> float:
     """Nanoseconds of a multiply-add of XLA's own convolution on a CPU."""
     inputs = geometry.in_features // geometry.groups
     outputs = geometry.out_features // geometry.groups

@@ -147,6 +147,16 @@ class Method(abc.ABC):
         """The spectrum that a residual is or gives."""
         return residual if isinstance(residual, tuple) else self.analyse(residual)
 
+    def read_periodically(
+        self, x: Float[Array, "N *spatial C"], points: tuple[range, ...]
+    ) -> Float[Array, "N *read C"]:
+        """Returns the input, on the circle of the grid, at some positions of each axis."""
+        pairs = zip(self.input_dft.points, points, strict=True)
+        for i, (sampled, read) in enumerate(pairs, start=1):
+            x = scatter_periodic(x, self.geometry.grid[i - 1], sampled, i)
+            x = gather_periodic(x, read, i)
+        return x
+
     def cut(self, spectrum: Kept, level: Int[Array, ""] | None) -> Kept:
         """Sets to zero what lies outside the box of a level, if there is one."""
         return spectrum if level is None else energy.cut(self.geometry, spectrum, level)
@@ -330,11 +340,7 @@ class Direct(XlaMethod):
             spectrum = self.spectrum(residual)
             window = _batch_first(from_spectrum(self.transform, self.window_dft, spectrum))
         elif axes[0].circular:
-            window = residual
-            points = zip(self.input_dft.points, self.window_dft.points, strict=True)
-            for i, (sampled, read) in enumerate(points, start=1):
-                window = scatter_periodic(window, self.geometry.grid[i - 1], sampled, i)
-                window = gather_periodic(window, read, i)
+            window = self.read_periodically(residual, self.window_dft.points)
         else:
             window = residual
             padding = tuple(axis.padding for axis in axes)

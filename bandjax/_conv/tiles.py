@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from bandjax._conv import cost, windows
+from bandjax._conv import cost, exact, exact_cost
 from bandjax._conv.dense import DenseConvSpec
 from bandjax._conv.geometry import Axis, ConvGeometry
 from bandjax._conv.methods import FilterDomain
@@ -158,7 +158,7 @@ class FusedTiles(NativeDft):
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
         """See :class:`Method`."""
-        return cost.windows(geometry, _best_lengths(geometry), target)
+        return exact_cost.windows(geometry, _best_lengths(geometry), target)
 
     @classmethod
     def supports(
@@ -193,7 +193,7 @@ class FusedTiles(NativeDft):
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         x: Any = residual
-        return windows.convolve(self.spec, _narrow(x, dtype), kernel).astype(dtype)
+        return exact.convolve(self.spec, _narrow(x, dtype), kernel).astype(dtype)
 
     def gradients(
         self,
@@ -205,8 +205,8 @@ class FusedTiles(NativeDft):
     ) -> tuple[Float[Array, "N *spatial C"], Float[Array, "*taps c O"]]:
         """Two calls, so that the one that is not needed is left out."""
         x: Any = residual
-        ct_kernel = windows.filter_gradient(self.spec, x, ct)
-        return windows.input_gradient(self.spec, ct, kernel), ct_kernel
+        ct_kernel = exact.filter_gradient(self.spec, x, ct)
+        return exact.input_gradient(self.spec, ct, kernel), ct_kernel
 
 
 def _narrow(x: Array, dtype: Any) -> Array:
@@ -251,9 +251,9 @@ def _best_lengths(geometry: ConvGeometry) -> tuple[int, ...]:
         tuple(_even(max(axis.out, axis.size), max(most, _reach(axis))) for axis in geometry.axes)
         for most in range(_SHORTEST, _WINDOW - 1)
     }
-    cached = {lengths for lengths in tried if cost.windows_stay_cached(geometry, lengths)}
+    cached = {lengths for lengths in tried if exact_cost.windows_stay_cached(geometry, lengths)}
     few = sorted(cached or {min(tried)})
-    return min(few, key=lambda lengths: cost.windows(geometry, lengths, _TRAINING))
+    return min(few, key=lambda lengths: exact_cost.windows(geometry, lengths, _TRAINING))
 
 
 # The samples of a window on the circle, and of its axis size of the map, windows, the first's

@@ -153,8 +153,8 @@ class Prepared:
 
         A filter's taps are taken by the backend's own convolution, on the band's projection if
         there is a band, and by native kernels; its kept spectrum by every method of products over
-        frequencies. What native kernels compute is not tried in plain JAX, nor what is estimated
-        to take four times as long as another.
+        frequencies. What native kernels compute is tried in plain JAX where that is the backend's
+        own convolution alone; what is estimated to take four times as long as another is not.
         """
         geometry = self.geometry(input_shape, kernel_shape)
         ways = {self.name(geometry): self}
@@ -194,7 +194,7 @@ class Prepared:
         if asked == "xla" or platform != "cpu" or not there:
             return [c for c in found if not c.native]
         native = {c.name for c in found if c.native}
-        return [c for c in found if c.native or c.name not in native]
+        return [c for c in found if c.native or c is Direct or c.name not in native]
 
     def filter(
         self, way: Prepared, kernel: jax.Array, input_shape: Sequence[int], dtype: Any

@@ -24,7 +24,8 @@ NATIVE_TARGETS = tuple(
     _TARGET.format(name)
     for name in (
         *("analysis", "synthesis", "multiply_sum", "input_product", "filter_product", "hold"),
-        *("columns", "columns_gradients", "windows", "windows_filter"),
+        *("columns", "columns_gradients"),
+        *("direct", "direct_filter", "windows", "windows_filter"),
         *("pack", "unpack", "pack_bits", "unpack_bits"),
     )
 )

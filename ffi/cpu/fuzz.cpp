@@ -59,6 +59,7 @@ class Fuzz : public ColumnsFuzz {
     Blocks();
     Flags();
     Convolutions();
+    Directs();
     ByColumns();
     ++shapes_;
   }

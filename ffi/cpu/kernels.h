@@ -194,6 +194,21 @@ struct WindowArgs {
   Type map_type, type;
 };
 
+// One axis of a direct convolution: output i reads the inputs first + i * stride + t * dilation of
+// the taps t. Outside of the maps there are zeros.
+struct DirectAxis {
+  int64_t in, out, taps, first, stride, dilation;
+};
+
+// Maps and taps as of WindowArgs, all in `type`.
+struct DirectArgs {
+  int64_t n, in, out, groups;
+  DirectAxis axes[3];
+  void *x, *y, *taps;
+  bool transposed;
+  Type type;
+};
+
 // The kernels of one instruction set.
 struct Kernels {
   const char* name;
@@ -206,6 +221,8 @@ struct Kernels {
   void (*filter_product)(const MultiplyArgs&, Pool*);
   void (*columns)(const ColumnArgs&, Pool*);
   void (*columns_gradients)(const ColumnArgs&, Pool*);
+  void (*direct)(const DirectArgs&, Pool*);
+  void (*direct_filter)(const DirectArgs&, Pool*);
   void (*windows)(const WindowArgs&, Pool*);
   void (*windows_filter)(const WindowArgs&, Pool*);
   void (*pack)(const PackArgs&, Pool*);

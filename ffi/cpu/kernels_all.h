@@ -24,12 +24,15 @@ template void BitsTyped<false>(const BitsArgs&, Pool*);
 #elif defined(BANDJAX_WINDOWS)
 
 #include "columns.h"
+#include "direct.h"
 #include "windows.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
 template void ColumnsTyped<false>(const ColumnArgs&, Pool*);
 template void ColumnsTyped<true>(const ColumnArgs&, Pool*);
+template void DirectTyped<false>(const DirectArgs&, Pool*);
+template void DirectTyped<true>(const DirectArgs&, Pool*);
 template void WindowsTyped<false>(const WindowArgs&, Pool*);
 template void WindowsTyped<true>(const WindowArgs&, Pool*);
 }  // namespace BANDJAX_ISA

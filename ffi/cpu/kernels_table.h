@@ -13,6 +13,8 @@ void FourierTyped(const FourierArgs& args, Pool* pool);
 template <bool kGradient>
 void ColumnsTyped(const ColumnArgs& args, Pool* pool);
 template <bool kGradient>
+void DirectTyped(const DirectArgs& args, Pool* pool);
+template <bool kGradient>
 void WindowsTyped(const WindowArgs& args, Pool* pool);
 template <bool kPack>
 void PackTyped(const PackArgs& args, Pool* pool);
@@ -32,6 +34,8 @@ const Kernels BANDJAX_TABLE = {
     &BANDJAX_ISA::FilterProductTyped,
     &BANDJAX_BASE::ColumnsTyped<false>,
     &BANDJAX_BASE::ColumnsTyped<true>,
+    &BANDJAX_BASE::DirectTyped<false>,
+    &BANDJAX_BASE::DirectTyped<true>,
     &BANDJAX_BASE::WindowsTyped<false>,
     &BANDJAX_BASE::WindowsTyped<true>,
     &BANDJAX_BASE::PackTyped<true>,

@@ -1,4 +1,4 @@
-// The kernels of windows.h as handlers of XLA's foreign function interface.
+// The kernels of windows.h and direct.h as handlers of XLA's foreign function interface.
 
 #include <cstdint>
 #include <vector>
@@ -13,6 +13,8 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Integers = ffi::Span<const int64_t>;
 
+constexpr int64_t kMost = INT32_MAX;
+
 bool IsTable(Buffer table, ffi::DataType type, int64_t rows, int64_t columns) {
   const auto size = table.dimensions();
   return table.element_type() == type && size.size() == 3 && size[0] == 2 && size[1] == rows &&
@@ -20,16 +22,14 @@ bool IsTable(Buffer table, ffi::DataType type, int64_t rows, int64_t columns) {
 }
 
 // Maps x (n, axes, in) and y (n, axes, out), taps (axes, in / groups, out), or transposed (axes,
-// out / groups, in), and of each axis three tables. The attributes `lengths`, `dilation` and
-// `first` have an integer for each axis.
-ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs tables, int64_t groups,
-                       bool transposed, Integers lengths, Integers dilation, Integers first,
-                       WindowArgs* args) {
+// out / groups, in): what is common to the arguments of both kernels.
+template <typename Args>
+ffi::Error ReadMaps(Buffer x, Buffer y, Buffer taps, size_t rank, int64_t groups, bool transposed,
+                    Args* args) {
   const auto from = x.dimensions(), to = y.dimensions(), filter = taps.dimensions();
-  const size_t rank = lengths.size(), all = rank + 2;
-  if (rank < 1 || rank > 3 || dilation.size() != rank || first.size() != rank ||
-      from.size() != all || to.size() != all || filter.size() != all || tables.size() != 3 * rank) {
-    return Invalid("maps and taps must have one to three axes, with three tables for each");
+  const size_t all = rank + 2;
+  if (rank < 1 || rank > 3 || from.size() != all || to.size() != all || filter.size() != all) {
+    return Invalid("maps and taps must have one to three axes");
   }
   args->n = from[0], args->in = from[rank + 1], args->out = to[rank + 1], args->groups = groups;
   args->transposed = transposed;
@@ -38,14 +38,47 @@ ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs table
       args->out % groups != 0 || filter[rank] != each / groups || filter[rank + 1] != other) {
     return Invalid("channels of maps and taps do not fit together");
   }
+  for (size_t axis = 1; axis <= rank; ++axis) {
+    if (from[axis] < 1 || to[axis] < 1 || filter[axis - 1] < 1 || from[axis] > kMost ||
+        to[axis] > kMost || filter[axis - 1] > kMost) {
+      return Invalid("sizes must be positive");
+    }
+  }
+  const ffi::DataType type = taps.element_type();
+  if (x.element_type() != y.element_type() || (type != ffi::F32 && type != ffi::F64)) {
+    return Invalid("all must be float32, or all float64");
+  }
+  args->type = type == ffi::F64 ? Type::kFloat64 : Type::kFloat32;
+  args->x = x.untyped_data(), args->y = y.untyped_data(), args->taps = taps.untyped_data();
+  return ffi::Error::Success();
+}
+
+// Whether there is one for each axis, none of them above kMost, nor below `least`.
+bool AreFor(Integers values, size_t rank, int64_t least) {
+  bool good = values.size() == rank;
+  for (const int64_t value : values) good = good && value >= least && value <= kMost;
+  return good;
+}
+
+// Of each axis three tables. The attributes `lengths`, `dilation` and `first` have an integer for
+// each axis.
+ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs tables, int64_t groups,
+                       bool transposed, Integers lengths, Integers dilation, Integers first,
+                       WindowArgs* args) {
+  const size_t rank = lengths.size();
+  const ffi::Error error = ReadMaps(x, y, taps, rank, groups, transposed, args);
+  if (error.failure()) return error;
+  if (tables.size() != 3 * rank) return Invalid("there must be three tables for each axis");
   const ffi::DataType type = taps.element_type(), map_type = x.element_type();
   const bool wide = type == ffi::F64;
-  if (y.element_type() != map_type || (type != ffi::F32 && !wide) ||
-      (map_type != type && (wide || map_type != ffi::BF16))) {
+  if (map_type != type && (wide || map_type != ffi::BF16)) {
     return Invalid("all must be float32, or all float64; with float32 the maps may be bfloat16");
   }
-  args->type = wide ? Type::kFloat64 : Type::kFloat32;
   args->map_type = map_type == type ? args->type : Type::kBFloat16;
+  if (!AreFor(lengths, rank, 1) || !AreFor(dilation, rank, 1) || !AreFor(first, rank, -kMost)) {
+    return Invalid("lengths and dilation must be positive, and one for each axis");
+  }
+  const auto from = x.dimensions(), to = y.dimensions(), filter = taps.dimensions();
   for (size_t axis = 0; axis < 3; ++axis) {
     WindowAxis& a = args->axes[axis];
     if (axis >= rank) {  // of one sample, which is multiplied by one
@@ -55,13 +88,7 @@ ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs table
       a = {1, 1, 1, 1, 1, 0, 1, 1, one, one, one};
       continue;
     }
-    constexpr int64_t kMost = INT32_MAX;
     a.in = from[axis + 1], a.out = to[axis + 1], a.taps = filter[axis];
-    if (lengths[axis] < 1 || lengths[axis] > kMost || dilation[axis] < 1 ||
-        dilation[axis] > kMost || first[axis] > kMost || first[axis] < -kMost || a.taps < 1 ||
-        a.taps > kMost || a.in < 1 || a.out < 1) {
-      return Invalid("sizes, lengths and dilation must be positive");
-    }
     a.length = lengths[axis], a.first = first[axis];
     a.span = a.grid = a.length + (a.taps - 1) * dilation[axis];
     a.windows = (a.out + a.length - 1) / a.length;
@@ -77,7 +104,29 @@ ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs table
     }
     a.span_table = read[0], a.length_table = read[1], a.turns = read[2];
   }
-  args->x = x.untyped_data(), args->y = y.untyped_data(), args->taps = taps.untyped_data();
+  return ffi::Error::Success();
+}
+
+// The attributes `strides`, `dilation` and `first` have an integer for each axis.
+ffi::Error ReadDirect(Buffer x, Buffer y, Buffer taps, int64_t groups, bool transposed,
+                      Integers strides, Integers dilation, Integers first, DirectArgs* args) {
+  const size_t rank = strides.size();
+  const ffi::Error error = ReadMaps(x, y, taps, rank, groups, transposed, args);
+  if (error.failure()) return error;
+  if (x.element_type() != taps.element_type()) {
+    return Invalid("all must be float32, or all float64");
+  }
+  if (!AreFor(strides, rank, 1) || !AreFor(dilation, rank, 1) || !AreFor(first, rank, -kMost)) {
+    return Invalid("strides and dilation must be positive, and one for each axis");
+  }
+  const auto from = x.dimensions(), to = y.dimensions(), filter = taps.dimensions();
+  for (size_t axis = 0; axis < 3; ++axis) {
+    DirectAxis& a = args->axes[axis];
+    a = {1, 1, 1, 0, 1, 1};
+    if (axis + rank < 3) continue;  // The last ones are there.
+    const size_t i = axis + rank - 3;
+    a = {from[i + 1], to[i + 1], filter[i], first[i], strides[i], dilation[i]};
+  }
   return ffi::Error::Success();
 }
 
@@ -102,6 +151,47 @@ ffi::Error FilterGradient(ffi::ThreadPool threads, Buffer x, Buffer y, ffi::Rema
   return Call(ChosenKernels().windows_filter, args, threads);
 }
 
+ffi::Error ConvolveDirectly(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::Result<Buffer> y,
+                            int64_t groups, bool transposed, Integers strides, Integers dilation,
+                            Integers first) {
+  DirectArgs args{};
+  const ffi::Error error =
+      ReadDirect(x, *y, taps, groups, transposed, strides, dilation, first, &args);
+  if (error.failure()) return error;
+  PreferHugePages(y->untyped_data(), y->size_bytes());
+  return Call(ChosenKernels().direct, args, threads);
+}
+
+ffi::Error FilterGradientDirectly(ffi::ThreadPool threads, Buffer x, Buffer y,
+                                  ffi::Result<Buffer> taps, int64_t groups, Integers strides,
+                                  Integers dilation, Integers first) {
+  DirectArgs args{};
+  const ffi::Error error = ReadDirect(x, y, *taps, groups, false, strides, dilation, first, &args);
+  if (error.failure()) return error;
+  return Call(ChosenKernels().direct_filter, args, threads);
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuDirect, ConvolveDirectly,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("transposed")
+                                  .Attr<Integers>("strides")
+                                  .Attr<Integers>("dilation")
+                                  .Attr<Integers>("first"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuDirectFilter, FilterGradientDirectly,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<Buffer>()
+                                  .Attr<int64_t>("groups")
+                                  .Attr<Integers>("strides")
+                                  .Attr<Integers>("dilation")
+                                  .Attr<Integers>("first"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindows, Convolve,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -129,7 +219,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindowsFilter, FilterGradient,
 }  // namespace
 
 std::vector<Handler> WindowHandlers() {
-  return {{"bandjax_windows", BandjaxCpuWindows},
+  return {{"bandjax_direct", BandjaxCpuDirect},
+          {"bandjax_direct_filter", BandjaxCpuDirectFilter},
+          {"bandjax_windows", BandjaxCpuWindows},
           {"bandjax_windows_filter", BandjaxCpuWindowsFilter}};
 }
 

@@ -1,4 +1,4 @@
-"""What the handlers of convolutions by windows refuse."""
+"""What the handlers of exact convolutions refuse."""
 
 from __future__ import annotations
 
@@ -61,3 +61,45 @@ def test_convolutions_by_windows_that_do_not_fit(changed):
         return
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: bandjax: "):
         jax.block_until_ready(run(*arrays, **attributes))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},  # the one that is right, lest all be refused
+        {"x": (2, 9, 1, 4)},
+        {"x": (3, 9, 4)},
+        {"x": (2, 9, 5)},
+        {"x": (2, 0, 4)},
+        {"taps": (3, 5, 6)},
+        {"taps": (3, 4, 7)},
+        {"taps": (0, 4, 6)},
+        {"taps": (3, 4, 6), "type": jnp.bfloat16},
+        {"groups": 0},
+        {"groups": 4},
+        {"transposed": True},
+        {"strides": [0]},
+        {"strides": [2, 2]},
+        {"strides": []},
+        {"dilation": [0]},
+        {"dilation": [2**40]},
+        {"first": [2**40]},
+        {"first": [0, 0]},
+    ],
+    ids=str,
+)
+def test_direct_convolutions_that_do_not_fit(changed):
+    attributes = {"strides": [2], "dilation": [1], "first": [-1], "groups": 1, "transposed": False}
+    given = {"x": (2, 9, 4), "taps": (3, 4, 6), "type": jnp.float32, **attributes, **changed}
+    x, taps = jnp.ones(given.pop("x")), jnp.ones(given.pop("taps"), given.pop("type"))
+    named = {
+        name: np.array(value, np.int64) if isinstance(value, list) else value
+        for name, value in given.items()
+    }
+    named["groups"] = np.int64(named["groups"])
+    run = jax.ffi.ffi_call("bandjax_direct", jax.ShapeDtypeStruct((2, 5, 6), jnp.float32))
+    if not changed:
+        assert np.isfinite(run(x, taps, **named)).all()
+        return
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT: bandjax: "):
+        jax.block_until_ready(run(x, taps, **named))

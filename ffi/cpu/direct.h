@@ -1,0 +1,411 @@
+// Exact convolution as it is defined, sums over taps and input channels, in registers.
+//
+// A tile of outputs, some points by a panel of channels, is held in registers from the first tap to
+// the last. The points are consecutive outputs, over the ends of lines and of examples; of each tap
+// and point a pointer tells the input that it reads, or zeros where that is outside of the map, so
+// that strides, dilation and padding cost the sums nothing.
+#ifndef BANDJAX_FFI_CPU_DIRECT_H_
+#define BANDJAX_FFI_CPU_DIRECT_H_
+
+#include "direct_reads.h"
+
+namespace bandjax {
+namespace BANDJAX_ISA {
+
+template <typename A>
+struct Direct : DirectReads<A> {
+  using Base = DirectReads<A>;
+  using Base::args, Base::in, Base::kLane, Base::kPoints, Base::LookUp, Base::out, Base::panels;
+  using Base::PlaceOf, Base::ReadsBytes, Base::rows, Base::TakeReads, Base::taps, Base::vectors;
+  using Base::width;
+  using typename Base::Reads;
+
+  explicit Direct(const DirectArgs& all) : Base(all) {}
+
+  // The filter as the sums read it: from one input channel to the next of a panel there are `step`
+  // numbers, from a panel to the next `panel`, from a tap to the next `tap`, from a group to the
+  // next `group`.
+  struct Filter {
+    const A* at;
+    int64_t step, panel, tap, group;
+  };
+
+  // Taps are read where they are if that fills vectors, and there are few points: else they are
+  // copied, (group, panel, tap, input channel, column), so that what a panel needs lies together.
+  bool InPlace() const {
+    constexpr int64_t kFew = 96;
+    return !args.transposed && args.groups == 1 && out % width == 0 && rows <= kFew;
+  }
+  int64_t CopyNumbers() const { return args.groups * panels * taps * in * width; }
+  void CopyFilter(Pool* pool, A* to) const {
+    const A* from = static_cast<const A*>(args.taps);
+    ParallelFor(pool, args.groups * panels * taps, [&](int64_t task) {
+      const int64_t t = task % taps, panel = task / taps % panels, g = task / taps / panels;
+      A* rows_of = to + task * in * width;
+      const int64_t columns = Min(width, out - panel * width);
+      for (int64_t c = 0; c < in; ++c) {
+        for (int64_t o = columns; o < width; ++o) rows_of[c * width + o] = 0;
+      }
+      if (!args.transposed) {
+        for (int64_t c = 0; c < in; ++c) {
+          const A* row = from + (t * in + c) * args.out + g * out + panel * width;
+          for (int64_t o = 0; o < columns; ++o) rows_of[c * width + o] = row[o];
+        }
+        return;
+      }
+      constexpr int64_t kTogether = 16;  // columns, so that the lines written to stay cached
+      for (int64_t begin = 0; begin < columns; begin += kTogether) {
+        const int64_t end = Min(columns, begin + kTogether);
+        for (int64_t c = 0; c < in; ++c) {
+          for (int64_t o = begin; o < end; ++o) {
+            const int64_t row = (taps - 1 - t) * out + panel * width + o;
+            rows_of[c * width + o] = from[row * args.in + g * in + c];
+          }
+        }
+      }
+    });
+  }
+
+  template <int kRows, int kVectors, bool kInPlace>
+  BANDJAX_INLINE void Tile(const A* const* reads, int64_t offset, const A* w, const Filter& filter,
+                           A* y, int64_t valid) const {
+    Vec<A> sum[kRows][kVectors] = {};
+    const int64_t step = kInPlace ? filter.step : kVectors * kLane;
+    for (int64_t t = 0; t < taps; ++t, reads += kPoints, w += filter.tap) {
+      const A *x[kRows], *row = w;
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; ++m) x[m] = reads[m] + offset;
+      for (int64_t c = 0; c < in; ++c, row += step) {
+        Vec<A> factors[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          factors[v] = Load<A>(row + v * kLane);
+          // Lines that lie far apart the processor does not foresee.
+          if constexpr (kInPlace) __builtin_prefetch(row + 8 * step + v * kLane);
+        }
+#pragma GCC unroll 12
+        for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) sum[m][v] += x[m][c] * factors[v];
+        }
+      }
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        StoreUpTo<A>(y + m * args.out + v * kLane, sum[m][v], valid - v * kLane);
+      }
+    }
+  }
+
+  template <int kVectors, bool kInPlace, int kRows = TileRows(kVectors)>
+  BANDJAX_INLINE void Tiles(int64_t count, const A* const* reads, int64_t offset, const A* w,
+                            const Filter& filter, A* y, int64_t valid) const {
+    for (; count >= kRows; count -= kRows, reads += kRows, y += kRows * args.out) {
+      Tile<kRows, kVectors, kInPlace>(reads, offset, w, filter, y, valid);
+    }
+    if constexpr (kRows > 1) {
+      Tiles<kVectors, kInPlace, NextTileRows(kRows)>(count, reads, offset, w, filter, y, valid);
+    }
+  }
+
+  // Columns are panels of groups: those of a task share what is looked up, and their part of the
+  // filter stays in a cache.
+  int64_t Together() const {
+    constexpr int64_t kBytes = 1 << 19;
+    return Max(1, kBytes / Max(1, taps * in * width * static_cast<int64_t>(sizeof(A))));
+  }
+
+  template <int kVectors, bool kInPlace>
+  void Block(const A* x, A* y, const A* zeros, const Reads& reads, const Filter& filter,
+             int64_t first, int64_t last, int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; row += kPoints) {
+      const int64_t count = Min(kPoints, end - row);
+      LookUp(x, PlaceOf(row), count, zeros, reads);
+      for (int64_t column = first; column < last; ++column) {
+        const int64_t g = column / panels, panel = column % panels;
+        Tiles<kVectors, kInPlace>(
+            count, reads.at, g * in, filter.at + g * filter.group + panel * filter.panel, filter,
+            y + row * args.out + g * out + panel * width, out - panel * width);
+      }
+    }
+  }
+
+  // Of few points it is the taps that take the time. They are read once, in the order in which they
+  // lie in memory, a few rows of all panels at a time, and the sums go to memory meanwhile. The
+  // rows are split into parts, each with sums of its own; how depends on the shapes alone.
+  static constexpr int64_t kDepth = 16, kFewest = 2 * kPoints;
+  bool ReadsTapsOnce() const { return InPlace() && vectors == 4 && rows <= kFewest; }
+
+  template <int kRows>
+  BANDJAX_INLINE void AddTile(int64_t count, const A* const* reads, int64_t first, const A* w,
+                              A* y) const {
+    constexpr int kVectors = 4;
+    Vec<A> sum[kRows][kVectors];
+    const A* x[kRows];
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; ++m) {
+      x[m] = reads[m] + first;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[m][v] = Load<A>(y + m * out + v * kLane);
+    }
+    for (int64_t c = 0; c < count; ++c, w += out) {
+      Vec<A> factors[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) factors[v] = Load<A>(w + v * kLane);
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[m][v] += x[m][c] * factors[v];
+      }
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) Store<A>(y + m * out + v * kLane, sum[m][v]);
+    }
+  }
+  template <int kRows = TileRows(4)>
+  BANDJAX_INLINE void AddTiles(int64_t points, int64_t count, const A* const* reads, int64_t first,
+                               const A* w, A* y) const {
+    for (; points >= kRows; points -= kRows, reads += kRows, y += kRows * out) {
+      AddTile<kRows>(count, reads, first, w, y);
+    }
+    if constexpr (kRows > 1) {
+      AddTiles<NextTileRows(kRows)>(points, count, reads, first, w, y);
+    }
+  }
+
+  void ConvolveFew(Pool* pool) const {
+    constexpr int64_t kEach = 64, kMost = 16;  // rows of a part at least, and parts at most
+    const A *x = static_cast<const A*>(args.x), *w = static_cast<const A*>(args.taps);
+    const int64_t all = taps * in, parts = Max(1, Min(kMost, all / kEach));
+    A* partial = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(parts * rows * out + in)));
+    A* zeros = partial + parts * rows * out;
+    for (int64_t c = 0; c < in; ++c) zeros[c] = 0;
+    ParallelFor(pool, parts, [&](int64_t part) {
+      Arena arena(pool, 2 * ReadsBytes());
+      const Reads reads[2] = {TakeReads(&arena), TakeReads(&arena)};
+      for (int64_t row = 0; row < rows; row += kPoints) {
+        LookUp(x, PlaceOf(row), Min(kPoints, rows - row), zeros, reads[row / kPoints]);
+      }
+      A* y = partial + part * rows * out;
+      for (int64_t i = 0; i < rows * out; ++i) y[i] = 0;
+      const int64_t end = all * (part + 1) / parts;
+      for (int64_t at = all * part / parts, count; at < end; at += count) {
+        const int64_t t = at / in, c = at % in;
+        count = Min(Min(kDepth, end - at), in - c);
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          for (int64_t row = 0; row < rows; row += kPoints) {
+            AddTiles(Min(kPoints, rows - row), count, reads[row / kPoints].at + t * kPoints, c,
+                     w + at * out + panel * width, y + row * out + panel * width);
+          }
+        }
+      }
+    });
+    A* y = static_cast<A*>(args.y);
+    for (int64_t i = 0; i < rows * out; i += kLane) {
+      Vec<A> sum = Load<A>(partial + i);
+      for (int64_t part = 1; part < parts; ++part) sum += Load<A>(partial + part * rows * out + i);
+      Store<A>(y + i, sum);
+    }
+  }
+
+  void Convolve(Pool* pool) const {
+    if constexpr (BANDJAX_REGISTERS >= 24) {
+      if (ReadsTapsOnce()) return ConvolveFew(pool);
+    }
+    const A* x = static_cast<const A*>(args.x);
+    A* y = static_cast<A*>(args.y);
+    const bool in_place = InPlace();
+    const int64_t copied = in_place ? 0 : CopyNumbers();
+    A* shared = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(copied + args.in)));
+    A* zeros = shared + copied;
+    for (int64_t c = 0; c < args.in; ++c) zeros[c] = 0;
+    Filter filter;
+    if (in_place) {
+      filter = {static_cast<const A*>(args.taps), args.out, width, in * args.out, 0};
+    } else {
+      CopyFilter(pool, shared);
+      filter = {shared, width, taps * in * width, in * width, panels * taps * in * width};
+    }
+    // Of few points there are as many blocks as threads; else what a block reads stays in a cache.
+    constexpr int64_t kMost = 16 * kPoints;
+    const int64_t columns = args.groups * panels, together = Min(columns, Together());
+    const int64_t chunks = CeilDiv(columns, together);
+    int64_t block = kMost;
+    if (chunks * CeilDiv(rows, kMost) < 4 * pool->threads) {
+      block = CeilDiv(CeilDiv(rows, CeilDiv(4 * pool->threads, chunks)), kPoints) * kPoints;
+    }
+    block = Max(block, kPoints);
+    const int64_t blocks = CeilDiv(rows, block);
+    ParallelFor(pool, chunks * blocks, [&](int64_t task) {
+      Arena arena(pool, ReadsBytes());
+      const Reads reads = TakeReads(&arena);
+      const int64_t first = task / blocks * together, last = Min(columns, first + together);
+      const int64_t begin = task % blocks * block, end = Min(rows, begin + block);
+      if constexpr (BANDJAX_REGISTERS >= 24) {
+        if (vectors == 4 && in_place) {
+          return Block<4, true>(x, y, zeros, reads, filter, first, last, begin, end);
+        }
+        if (vectors == 4) {
+          return Block<4, false>(x, y, zeros, reads, filter, first, last, begin, end);
+        }
+      }
+      if (vectors == 2) {
+        Block<2, false>(x, y, zeros, reads, filter, first, last, begin, end);
+      } else {
+        Block<1, false>(x, y, zeros, reads, filter, first, last, begin, end);
+      }
+    });
+  }
+
+  // Of the filter's gradient: points whose products are added before sums go back to memory.
+  static constexpr int64_t kLookUps = 4, kTogether = kLookUps * kPoints;
+
+  // d += x of the points, transposed, times y: a tile of input channels by a panel of outputs.
+  template <int kRows, int kVectors>
+  BANDJAX_INLINE void GradientTile(const A* const* reads, int64_t offset, const A* y, A* d) const {
+    constexpr int64_t kWidth = kVectors * kLane;
+    Vec<A> sum[kRows][kVectors];
+#pragma GCC unroll 12
+    for (int c = 0; c < kRows; ++c) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[c][v] = Load<A>(d + c * kWidth + v * kLane);
+    }
+    for (int64_t block = 0; block < kLookUps; ++block, reads += taps * kPoints) {
+      for (int64_t m = 0; m < kPoints; ++m, y += kWidth) {
+        const A* x = reads[m] + offset;
+        Vec<A> factors[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) factors[v] = Load<A>(y + v * kLane);
+#pragma GCC unroll 12
+        for (int c = 0; c < kRows; ++c) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) sum[c][v] += x[c] * factors[v];
+        }
+      }
+    }
+#pragma GCC unroll 12
+    for (int c = 0; c < kRows; ++c) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) Store<A>(d + c * kWidth + v * kLane, sum[c][v]);
+    }
+  }
+
+  // With one vector of outputs eight sums are enough to keep the processor busy.
+  template <int kVectors, int kRows = kVectors == 1 ? 8 : TileRows(kVectors)>
+  BANDJAX_INLINE void GradientTiles(int64_t count, const A* const* reads, int64_t offset,
+                                    const A* y, A* d) const {
+    for (; count >= kRows; count -= kRows, offset += kRows, d += kRows * kVectors * kLane) {
+      GradientTile<kRows, kVectors>(reads, offset, y, d);
+    }
+    if constexpr (kRows > 1) {
+      GradientTiles<kVectors, NextTileRows(kRows)>(count, reads, offset, y, d);
+    }
+  }
+
+  // The gradient of some columns, (column, tap, input channel, column of it), of a part's points.
+  template <int kVectors>
+  void GradientOf(const A* x, const A* y, const A* zeros, Arena* arena, int64_t first, int64_t last,
+                  int64_t begin, int64_t end, A* d) const {
+    const A** reads = arena->template Take<const A*>(kLookUps * taps * kPoints);
+    Reads scratch = TakeReads(arena);
+    A* outputs = arena->template Take<A>(kTogether * width);
+    for (int64_t i = 0; i < (last - first) * taps * in * width; ++i) d[i] = 0;
+    for (int64_t from = begin; from < end; from += kTogether) {
+      for (int64_t block = 0; block < kLookUps; ++block) {
+        const int64_t row = Min(from + block * kPoints, end - 1);
+        scratch.at = reads + block * taps * kPoints;
+        LookUp(x, PlaceOf(row), Min(kPoints, end - row), zeros, scratch);
+      }
+      for (int64_t column = first; column < last; ++column) {
+        const int64_t g = column / panels, panel = column % panels;
+        const int64_t columns = Min(width, out - panel * width);
+        for (int64_t row = from; row < from + kTogether; ++row) {
+          A* to = outputs + (row - from) * width;
+          const A* of = y + row * args.out + g * out + panel * width;
+          const int64_t there = row < end ? columns : 0;
+          for (int64_t v = 0; v < width; v += kLane) {
+            Store<A>(to + v, LoadUpTo<A>(of + v, there - v));
+          }
+        }
+        A* own = d + (column - first) * taps * in * width;
+        for (int64_t t = 0; t < taps; ++t) {
+          GradientTiles<kVectors>(in, reads + t * kPoints, g * in, outputs, own + t * in * width);
+        }
+      }
+    }
+  }
+  size_t GradientBytes() const {
+    return Arena::Bytes<const A*>(kLookUps * taps * kPoints) + ReadsBytes() +
+           Arena::Bytes<A>(kTogether * width);
+  }
+
+  // Of x and the cotangent y. The points are split into parts, each of which has a gradient of its
+  // own; how, and so the order of all additions, depends on the shapes alone.
+  void FilterGradient(Pool* pool) const {
+    constexpr int64_t kTasks = 16;
+    const A *x = static_cast<const A*>(args.x), *y = static_cast<const A*>(args.y);
+    const int64_t columns = args.groups * panels, numbers = taps * in * width;
+    const int64_t together = Min(columns, Together()), chunks = CeilDiv(columns, together);
+    const int64_t parts = Max(1, Min(CeilDiv(kTasks, chunks), CeilDiv(rows, 4 * kTogether)));
+    A* partial =
+        static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(parts * columns * numbers + args.in)));
+    A* zeros = partial + parts * columns * numbers;
+    for (int64_t c = 0; c < args.in; ++c) zeros[c] = 0;
+    ParallelFor(pool, parts * chunks, [&](int64_t task) {
+      Arena arena(pool, GradientBytes());
+      const int64_t part = task / chunks, first = task % chunks * together;
+      const int64_t last = Min(columns, first + together);
+      const int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
+      A* d = partial + (part * columns + first) * numbers;
+      if constexpr (BANDJAX_REGISTERS >= 24) {
+        if (vectors == 4) return GradientOf<4>(x, y, zeros, &arena, first, last, begin, end, d);
+      }
+      if (vectors == 2) {
+        GradientOf<2>(x, y, zeros, &arena, first, last, begin, end, d);
+      } else {
+        GradientOf<1>(x, y, zeros, &arena, first, last, begin, end, d);
+      }
+    });
+    A* result = static_cast<A*>(args.taps);
+    ParallelFor(pool, taps * columns, [&](int64_t task) {
+      const int64_t t = task / columns, column = task % columns;
+      const int64_t g = column / panels, panel = column % panels;
+      for (int64_t c = 0; c < in; ++c) {
+        const A* from = partial + column * numbers + (t * in + c) * width;
+        A* to = result + (t * in + c) * args.out + g * out + panel * width;
+        for (int64_t v = 0; v < width; v += kLane) {
+          Vec<A> sum = {};
+          for (int64_t part = 0; part < parts; ++part) {
+            sum += Load<A>(from + part * columns * numbers + v);
+          }
+          StoreUpTo<A>(to + v, sum, out - panel * width - v);
+        }
+      }
+    });
+  }
+};
+
+template <bool kGradient>
+void DirectTyped(const DirectArgs& args, Pool* pool) {
+  const auto run = [&](const auto& direct) {
+    if constexpr (kGradient) {
+      direct.FilterGradient(pool);
+    } else {
+      direct.Convolve(pool);
+    }
+  };
+  if (args.type == Type::kFloat64) {
+    run(Direct<double>(args));
+  } else {
+    run(Direct<float>(args));
+  }
+}
+
+}  // namespace BANDJAX_ISA
+}  // namespace bandjax
+
+#endif  // BANDJAX_FFI_CPU_DIRECT_H_
