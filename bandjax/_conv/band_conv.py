@@ -80,12 +80,13 @@ def band_conv(
       grid: points on the circle, an integer or one for each axis; at least
         ``(h - 1) * input_dilation + 1 + max(low, high, 0)``, which is the default (rounded up to
         the next product of 2, 3 and 5 above 64). ``"CIRCULAR"`` fixes it to the period.
-      method: ``"fft"``, ``"dft"`` (truncated matrix products), ``"direct"`` (projection, then
-        ``conv_general_dilated``) or, of maps with every frequency kept, ``"tiles"`` (overlapping
-        windows, by the native kernels): the same operator, to rounding. ``"auto"`` estimates the
+      method: ``"fft"``, ``"dft"`` (truncated matrix products), ``"direct"`` (projection, then the
+        convolution as it is defined) or, of maps with every frequency kept, ``"tiles"``
+        (overlapping windows, by the native kernels): the same operator, to rounding. ``"auto"`` estimates the
         cheapest from shapes, band and platform.
-      implementation: ``"native"`` computes "dft" and "tiles" by the native kernels, ``"xla"`` the
-        others in plain JAX; None picks. :func:`bandjax.native_status` tells whether there are
+      implementation: ``"native"`` computes "dft", "direct" and "tiles" by the native kernels,
+        ``"xla"`` all but "tiles" in plain JAX, where "direct" is ``conv_general_dilated``; None
+        picks. :func:`bandjax.native_status` tells whether there are
         kernels. ``"jax"`` has no rule for derivatives of its own: forward mode and
         ``jax.linear_transpose`` work, but it is slower, and the backward pass keeps what JAX
         chooses.
