@@ -22,6 +22,20 @@ struct Direct : DirectReads<A> {
 
   explicit Direct(const DirectArgs& all) : Base(all) {}
 
+  // Calls body with the vectors of a panel, as a constant.
+  template <int kNumber>
+  struct Constant {
+    static constexpr int value = kNumber;
+  };
+  template <typename Body>
+  BANDJAX_INLINE void ForVectors(Body body) const {
+    if constexpr (BANDJAX_REGISTERS >= 24) {
+      if (vectors == 4) return body(Constant<4>());
+    }
+    if (vectors == 2) return body(Constant<2>());
+    body(Constant<1>());
+  }
+
   // The filter as the sums read it: from one input channel to the next of a panel there are `step`
   // numbers, from a panel to the next `panel`, from a tap to the next `tap`, from a group to the
   // next `group`.
@@ -245,19 +259,14 @@ struct Direct : DirectReads<A> {
       const Reads reads = TakeReads(&arena);
       const int64_t first = task / blocks * together, last = Min(columns, first + together);
       const int64_t begin = task % blocks * block, end = Min(rows, begin + block);
-      if constexpr (BANDJAX_REGISTERS >= 24) {
-        if (vectors == 4 && in_place) {
-          return Block<4, true>(x, y, zeros, reads, filter, first, last, begin, end);
+      ForVectors([&](auto vectors_of) {
+        constexpr int kVectors = decltype(vectors_of)::value;
+        if (in_place) {
+          Block<kVectors, true>(x, y, zeros, reads, filter, first, last, begin, end);
+        } else {
+          Block<kVectors, false>(x, y, zeros, reads, filter, first, last, begin, end);
         }
-        if (vectors == 4) {
-          return Block<4, false>(x, y, zeros, reads, filter, first, last, begin, end);
-        }
-      }
-      if (vectors == 2) {
-        Block<2, false>(x, y, zeros, reads, filter, first, last, begin, end);
-      } else {
-        Block<1, false>(x, y, zeros, reads, filter, first, last, begin, end);
-      }
+      });
     });
   }
 
@@ -361,14 +370,10 @@ struct Direct : DirectReads<A> {
       const int64_t last = Min(columns, first + together);
       const int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
       A* d = partial + (part * columns + first) * numbers;
-      if constexpr (BANDJAX_REGISTERS >= 24) {
-        if (vectors == 4) return GradientOf<4>(x, y, zeros, &arena, first, last, begin, end, d);
-      }
-      if (vectors == 2) {
-        GradientOf<2>(x, y, zeros, &arena, first, last, begin, end, d);
-      } else {
-        GradientOf<1>(x, y, zeros, &arena, first, last, begin, end, d);
-      }
+      ForVectors([&](auto vectors_of) {
+        constexpr int kVectors = decltype(vectors_of)::value;
+        GradientOf<kVectors>(x, y, zeros, &arena, first, last, begin, end, d);
+      });
     });
     A* result = static_cast<A*>(args.taps);
     ParallelFor(pool, taps * columns, [&](int64_t task) {
