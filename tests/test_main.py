@@ -58,10 +58,10 @@ def test_the_allocator_is_told(monkeypatch):
 
 
 @pytest.mark.thin(4)
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(13))
 def test_every_check_of_a_whole_library_passes(number):
     found = list(program.checks())
-    assert len(found) == (11 if "native: available" in bandjax.native_status() else 8)
+    assert len(found) == (13 if "native: available" in bandjax.native_status() else 8)
     if number < len(found):
         assert found[number][1]() < 1e-5
 
