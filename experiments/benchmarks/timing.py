@@ -14,6 +14,9 @@ PAUSE = 0.01
 # Calls that are not counted, of each function in its process: the first ones meet cold caches,
 # fresh pages and a processor that has not yet reached its clock.
 WARM_SECONDS, WARM_CALLS = 0.3, 10
+# A shorter call is counted right after one that is not: the other functions of its process have
+# filled the caches meanwhile, while a process of one function finds its own data there.
+SHORT = 0.03
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def sampled(
 
     Args:
         calls: each computes its result and waits for it.
-        runs: rounds, after a first call of each, and as many more as warm it up.
+        runs: rounds, after a first call of each, and as many more as warm it up. A call shorter
+            than SHORT is made twice in each, and counted once.
         seconds: what all timed calls of one function may take; at least one is made.
         advance: told the share of the work that is done, after each call.
     """
@@ -107,9 +111,12 @@ def sampled(
         first[name] = _timed(call)
         advance(number / len(calls) / (runs + 1))
     planned = {name: min(runs, int(seconds / max(s, 1e-9))) for name, s in first.items()}
+    short = set()
     for name, s in first.items():
-        for _ in range(min(WARM_CALLS, int(WARM_SECONDS / max(s, 1e-9))) if planned[name] else 0):
-            calls[name]()
+        warm = min(WARM_CALLS, int(WARM_SECONDS / max(s, 1e-9))) if planned[name] else 0
+        spent = [_timed(calls[name], 0) for _ in range(warm)]
+        if min(spent, default=s) < SHORT:
+            short.add(name)
     taken: dict[str, list[float]] = {name: [] if planned[name] else [first[name]] for name in calls}
     names = list(calls)
     for number in range(runs):
@@ -117,16 +124,18 @@ def sampled(
         for name in names[start:] + names[:start]:
             n = planned[name]
             if (number + 1) * n // runs > number * n // runs:
+                if name in short:
+                    calls[name]()
                 taken[name].append(_timed(calls[name]))
         advance((number + 2) / (runs + 1))
     return {name: Samples(first[name], tuple(counted)) for name, counted in taken.items()}
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[[], Any], pause: float = PAUSE) -> float:
     start = time.perf_counter()
     call()
     seconds = time.perf_counter() - start
-    time.sleep(PAUSE)
+    time.sleep(pause)
     return seconds
 
 

@@ -36,20 +36,8 @@ struct Direct : DirectReads<A> {
     body(Constant<1>());
   }
 
-  // The filter as the sums read it: from one input channel to the next of a panel there are `step`
-  // numbers, from a panel to the next `panel`, from a tap to the next `tap`, from a group to the
-  // next `group`.
-  struct Filter {
-    const A* at;
-    int64_t step, panel, tap, group;
-  };
-
-  // Taps are read where they are if that fills vectors, and there are few points: else they are
-  // copied, (group, panel, tap, input channel, column), so that what a panel needs lies together.
-  bool InPlace() const {
-    constexpr int64_t kFew = 96;
-    return !args.transposed && args.groups == 1 && out % width == 0 && rows <= kFew;
-  }
+  // The taps in panels, (group, panel, tap, input channel, column), so that what a panel needs lies
+  // together.
   int64_t CopyNumbers() const { return args.groups * panels * taps * in * width; }
   void CopyFilter(Pool* pool, A* to) const {
     const A* from = static_cast<const A*>(args.taps);
@@ -80,23 +68,18 @@ struct Direct : DirectReads<A> {
     });
   }
 
-  template <int kRows, int kVectors, bool kInPlace>
-  BANDJAX_INLINE void Tile(const A* const* reads, int64_t offset, const A* w, const Filter& filter,
-                           A* y, int64_t valid) const {
+  template <int kRows, int kVectors>
+  BANDJAX_INLINE void Tile(const A* const* reads, int64_t offset, const A* w, A* y,
+                           int64_t valid) const {
     Vec<A> sum[kRows][kVectors] = {};
-    const int64_t step = kInPlace ? filter.step : kVectors * kLane;
-    for (int64_t t = 0; t < taps; ++t, reads += kPoints, w += filter.tap) {
-      const A *x[kRows], *row = w;
+    for (int64_t t = 0; t < taps; ++t, reads += kPoints) {
+      const A* x[kRows];
 #pragma GCC unroll 12
       for (int m = 0; m < kRows; ++m) x[m] = reads[m] + offset;
-      for (int64_t c = 0; c < in; ++c, row += step) {
+      for (int64_t c = 0; c < in; ++c, w += kVectors * kLane) {
         Vec<A> factors[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          factors[v] = Load<A>(row + v * kLane);
-          // Lines that lie far apart the processor does not foresee.
-          if constexpr (kInPlace) __builtin_prefetch(row + 8 * step + v * kLane);
-        }
+        for (int v = 0; v < kVectors; ++v) factors[v] = Load<A>(w + v * kLane);
 #pragma GCC unroll 12
         for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
@@ -113,14 +96,14 @@ struct Direct : DirectReads<A> {
     }
   }
 
-  template <int kVectors, bool kInPlace, int kRows = TileRows(kVectors)>
-  BANDJAX_INLINE void Tiles(int64_t count, const A* const* reads, int64_t offset, const A* w,
-                            const Filter& filter, A* y, int64_t valid) const {
+  template <int kVectors, int kRows = TileRows(kVectors)>
+  BANDJAX_INLINE void Tiles(int64_t count, const A* const* reads, int64_t offset, const A* w, A* y,
+                            int64_t valid) const {
     for (; count >= kRows; count -= kRows, reads += kRows, y += kRows * args.out) {
-      Tile<kRows, kVectors, kInPlace>(reads, offset, w, filter, y, valid);
+      Tile<kRows, kVectors>(reads, offset, w, y, valid);
     }
     if constexpr (kRows > 1) {
-      Tiles<kVectors, kInPlace, NextTileRows(kRows)>(count, reads, offset, w, filter, y, valid);
+      Tiles<kVectors, NextTileRows(kRows)>(count, reads, offset, w, y, valid);
     }
   }
 
@@ -131,17 +114,16 @@ struct Direct : DirectReads<A> {
     return Max(1, kBytes / Max(1, taps * in * width * static_cast<int64_t>(sizeof(A))));
   }
 
-  template <int kVectors, bool kInPlace>
-  void Block(const A* x, A* y, const A* zeros, const Reads& reads, const Filter& filter,
-             int64_t first, int64_t last, int64_t begin, int64_t end) const {
+  template <int kVectors>
+  void Block(const A* x, A* y, const A* zeros, const Reads& reads, const A* filter, int64_t first,
+             int64_t last, int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; row += kPoints) {
       const int64_t count = Min(kPoints, end - row);
       LookUp(x, PlaceOf(row), count, zeros, reads);
       for (int64_t column = first; column < last; ++column) {
         const int64_t g = column / panels, panel = column % panels;
-        Tiles<kVectors, kInPlace>(
-            count, reads.at, g * in, filter.at + g * filter.group + panel * filter.panel, filter,
-            y + row * args.out + g * out + panel * width, out - panel * width);
+        Tiles<kVectors>(count, reads.at, g * in, filter + column * taps * in * width,
+                        y + row * args.out + g * out + panel * width, out - panel * width);
       }
     }
   }
@@ -149,13 +131,14 @@ struct Direct : DirectReads<A> {
   // Of few points it is the taps that take the time. They are read once, in the order in which they
   // lie in memory, a few rows of all panels at a time, and the sums go to memory meanwhile. The
   // rows are split into parts, each with sums of its own; how depends on the shapes alone.
-  static constexpr int64_t kDepth = 16, kFewest = 2 * kPoints;
-  bool ReadsTapsOnce() const { return InPlace() && vectors == 4 && rows <= kFewest; }
+  static constexpr int64_t kDepth = 32, kLookUpsFew = 8, kFewest = kLookUpsFew * kPoints;
+  bool ReadsTapsOnce() const {
+    return !args.transposed && args.groups == 1 && out % width == 0 && rows <= kFewest;
+  }
 
-  template <int kRows>
+  template <int kVectors, int kRows>
   BANDJAX_INLINE void AddTile(int64_t count, const A* const* reads, int64_t first, const A* w,
                               A* y) const {
-    constexpr int kVectors = 4;
     Vec<A> sum[kRows][kVectors];
     const A* x[kRows];
 #pragma GCC unroll 12
@@ -180,28 +163,30 @@ struct Direct : DirectReads<A> {
       for (int v = 0; v < kVectors; ++v) Store<A>(y + m * out + v * kLane, sum[m][v]);
     }
   }
-  template <int kRows = TileRows(4)>
+  template <int kVectors, int kRows = TileRows(kVectors)>
   BANDJAX_INLINE void AddTiles(int64_t points, int64_t count, const A* const* reads, int64_t first,
                                const A* w, A* y) const {
     for (; points >= kRows; points -= kRows, reads += kRows, y += kRows * out) {
-      AddTile<kRows>(count, reads, first, w, y);
+      AddTile<kVectors, kRows>(count, reads, first, w, y);
     }
     if constexpr (kRows > 1) {
-      AddTiles<NextTileRows(kRows)>(points, count, reads, first, w, y);
+      AddTiles<kVectors, NextTileRows(kRows)>(points, count, reads, first, w, y);
     }
   }
 
+  template <int kVectors>
   void ConvolveFew(Pool* pool) const {
-    constexpr int64_t kEach = 64, kMost = 16;  // rows of a part at least, and parts at most
+    constexpr int64_t kEach = 64, kMost = 8;  // rows of a part at least, and parts at most
     const A *x = static_cast<const A*>(args.x), *w = static_cast<const A*>(args.taps);
     const int64_t all = taps * in, parts = Max(1, Min(kMost, all / kEach));
     A* partial = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(parts * rows * out + in)));
     A* zeros = partial + parts * rows * out;
     for (int64_t c = 0; c < in; ++c) zeros[c] = 0;
     ParallelFor(pool, parts, [&](int64_t part) {
-      Arena arena(pool, 2 * ReadsBytes());
-      const Reads reads[2] = {TakeReads(&arena), TakeReads(&arena)};
+      Arena arena(pool, kLookUpsFew * ReadsBytes());
+      Reads reads[kLookUpsFew];
       for (int64_t row = 0; row < rows; row += kPoints) {
+        reads[row / kPoints] = TakeReads(&arena);
         LookUp(x, PlaceOf(row), Min(kPoints, rows - row), zeros, reads[row / kPoints]);
       }
       A* y = partial + part * rows * out;
@@ -212,8 +197,9 @@ struct Direct : DirectReads<A> {
         count = Min(Min(kDepth, end - at), in - c);
         for (int64_t panel = 0; panel < panels; ++panel) {
           for (int64_t row = 0; row < rows; row += kPoints) {
-            AddTiles(Min(kPoints, rows - row), count, reads[row / kPoints].at + t * kPoints, c,
-                     w + at * out + panel * width, y + row * out + panel * width);
+            AddTiles<kVectors>(Min(kPoints, rows - row), count,
+                               reads[row / kPoints].at + t * kPoints, c,
+                               w + at * out + panel * width, y + row * out + panel * width);
           }
         }
       }
@@ -227,23 +213,16 @@ struct Direct : DirectReads<A> {
   }
 
   void Convolve(Pool* pool) const {
-    if constexpr (BANDJAX_REGISTERS >= 24) {
-      if (ReadsTapsOnce()) return ConvolveFew(pool);
+    if (ReadsTapsOnce()) {
+      return ForVectors([&](auto number) { ConvolveFew<decltype(number)::value>(pool); });
     }
     const A* x = static_cast<const A*>(args.x);
     A* y = static_cast<A*>(args.y);
-    const bool in_place = InPlace();
-    const int64_t copied = in_place ? 0 : CopyNumbers();
-    A* shared = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(copied + args.in)));
-    A* zeros = shared + copied;
+    const int64_t copied = CopyNumbers();
+    A* filter = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(copied + args.in)));
+    A* zeros = filter + copied;
     for (int64_t c = 0; c < args.in; ++c) zeros[c] = 0;
-    Filter filter;
-    if (in_place) {
-      filter = {static_cast<const A*>(args.taps), args.out, width, in * args.out, 0};
-    } else {
-      CopyFilter(pool, shared);
-      filter = {shared, width, taps * in * width, in * width, panels * taps * in * width};
-    }
+    CopyFilter(pool, filter);
     // Of few points there are as many blocks as threads; else what a block reads stays in a cache.
     constexpr int64_t kMost = 16 * kPoints;
     const int64_t columns = args.groups * panels, together = Min(columns, Together());
@@ -259,13 +238,9 @@ struct Direct : DirectReads<A> {
       const Reads reads = TakeReads(&arena);
       const int64_t first = task / blocks * together, last = Min(columns, first + together);
       const int64_t begin = task % blocks * block, end = Min(rows, begin + block);
-      ForVectors([&](auto vectors_of) {
-        constexpr int kVectors = decltype(vectors_of)::value;
-        if (in_place) {
-          Block<kVectors, true>(x, y, zeros, reads, filter, first, last, begin, end);
-        } else {
-          Block<kVectors, false>(x, y, zeros, reads, filter, first, last, begin, end);
-        }
+      ForVectors([&](auto number) {
+        constexpr int kVectors = decltype(number)::value;
+        Block<kVectors>(x, y, zeros, reads, filter, first, last, begin, end);
       });
     });
   }
@@ -370,8 +345,8 @@ struct Direct : DirectReads<A> {
       const int64_t last = Min(columns, first + together);
       const int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
       A* d = partial + (part * columns + first) * numbers;
-      ForVectors([&](auto vectors_of) {
-        constexpr int kVectors = decltype(vectors_of)::value;
+      ForVectors([&](auto number) {
+        constexpr int kVectors = decltype(number)::value;
         GradientOf<kVectors>(x, y, zeros, &arena, first, last, begin, end, d);
       });
     });
