@@ -82,8 +82,8 @@ def band_conv(
         the next product of 2, 3 and 5 above 64). ``"CIRCULAR"`` fixes it to the period.
       method: ``"fft"``, ``"dft"`` (truncated matrix products), ``"direct"`` (projection, then the
         convolution as it is defined) or, of maps with every frequency kept, ``"tiles"``
-        (overlapping windows, by the native kernels): the same operator, to rounding. ``"auto"`` estimates the
-        cheapest from shapes, band and platform.
+        (overlapping windows, by the native kernels): the same operator, to rounding. ``"auto"``
+        estimates the cheapest from shapes, band and platform.
       implementation: ``"native"`` computes "dft", "direct" and "tiles" by the native kernels,
         ``"xla"`` all but "tiles" in plain JAX, where "direct" is ``conv_general_dilated``; None
         picks. :func:`bandjax.native_status` tells whether there are
