@@ -129,13 +129,13 @@ isa-check: $(VENV)/.installed  ## Check that AVX code cannot stand in for portab
 	@! find $(VENV)/build -name '*_avx*.o' -exec nm --defined-only --demangle {} + \
 	  | grep ' W ' | grep -v 'bandjax::avx'
 
-# For the CPU alone: bandjax_hold (XLA's own barriers hold on a GPU), convolutions by columns and by
-# windows, and the packing of codecs.
+# For the CPU alone: bandjax_hold (XLA's own barriers hold on a GPU), convolutions by columns, directly
+# and by windows, and the packing of codecs.
 cuda-check: $(VENV)/.installed  ## Compile the CUDA kernels for every architecture, and load them.
 	rm -rf build/cuda
 	$(BIN)/python -m pip install --quiet --no-deps --target build/cuda -C cmake.define.BANDJAX_CUDA=ON .
 	cd build/cuda/bandjax && $(abspath $(BIN))/python -c 'import _ffi; \
-	  alone = {"bandjax_hold", "bandjax_columns", "bandjax_columns_gradients", "bandjax_windows", "bandjax_windows_filter"} | {f"bandjax_{n}{b}" for n in ("pack", "unpack") for b in ("", "_bits")}; \
+	  alone = {"bandjax_hold", "bandjax_columns", "bandjax_columns_gradients"} | {f"bandjax_{n}{b}" for n, b in [(n, b) for n in ("direct", "windows") for b in ("", "_filter")] + [(n, b) for n in ("pack", "unpack") for b in ("", "_bits")]}; \
 	  assert _ffi.cpu_handlers().keys() - _ffi.cuda_handlers().keys() == alone; \
 	  print(_ffi.CUDA_ARCHITECTURES)'
 
