@@ -145,9 +145,10 @@ def _batch(
 
 
 def _call(which: str, spec: ExactSpec, a: jax.Array, b: jax.Array) -> jax.Array:
-    if not spec.computes(which):
-        return getattr(dense, which)(spec.dense, a, b)
     dtype, given = np.dtype(compute_dtype(b.dtype)), a.dtype
+    if not spec.computes(which):
+        wide = getattr(dense, which)(spec.dense, a.astype(dtype), b.astype(dtype))
+        return wide if which == "filter_gradient" else wide.astype(given)
     narrow = spec.reads_bfloat16 and given == jnp.bfloat16
     if which != "filter_gradient":
         a, b = a if narrow else a.astype(dtype), b.astype(dtype)

@@ -128,13 +128,15 @@ def test_a_circular_map():
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2), (jnp.float16, 1e-3)]
 )
-def test_types(dtype, bound):
+@pytest.mark.parametrize("strides", [1, 2])
+def test_types(strides, dtype, bound):
     x, w = drawn(2, 20, 15, 20, dtype=dtype), drawn(3, 3, 20, 18, dtype=dtype)
     with jax.enable_x64(True):
         wide = (np.asarray(a).astype(np.float64) for a in (x, w))
-        cotangent = drawn(2, 20, 15, 18)
-        expected = value_and_gradients(lax(), *wide, cotangent.astype(dtype).astype(jnp.float64))
-    found = value_and_gradients(direct(), x, w, jnp.asarray(cotangent, dtype))
+        cotangent = drawn(2, -(-20 // strides), -(-15 // strides), 18)
+        rounded = cotangent.astype(dtype).astype(jnp.float64)
+        expected = value_and_gradients(lax(strides), *wide, rounded)
+    found = value_and_gradients(direct(strides=strides), x, w, jnp.asarray(cotangent, dtype))
     for value, wanted in zip(found, expected, strict=True):
         assert value.dtype == dtype
         assert oracle.relative_gap(value.astype(jnp.float32), wanted) <= bound
