@@ -247,6 +247,10 @@ def prepare(
       by it: its factor goes into the kernel, its shift into the bias. That it does is seen in a
       trace of the model; where the output goes anywhere else too, norms stay as they are. A norm
       before a convolution is not folded into it: padding is zero after the norm.
+    * In compiled calls a bias, a residual that is added and a rectifier are done by the native
+      kernel of the convolution that they follow, where nothing else reads its output. For that the
+      call is traced; one that changes the model's state is not fused, nor one within ``shard_map``
+      or on a mesh with explicit axes.
     * Nothing is kept for a backward pass, nor rounded as for one: ``residual_dtype`` and ``saved``
       are without effect. Gradients, should they be asked for, are those of the prepared filters.
 

@@ -19,6 +19,7 @@ from bandjax._conv.methods import Direct, FilterDomain
 from bandjax._conv.native_dft import NativeDft
 from bandjax._conv.residuals import Residual
 from bandjax._native import transform as native_transform
+from bandjax._native.epilogue import Finish
 from bandjax._spectra.types import FilterSpectrum, compute_dtype
 
 
@@ -44,6 +45,7 @@ class NativeDirect(NativeDft):
     name = "direct"
     takes = Direct.takes
     by_taps = True
+    finishes = frozenset(["float32", "float64"])
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
@@ -65,11 +67,15 @@ class NativeDirect(NativeDft):
         )
 
     def convolve(
-        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        dtype: Any,
+        finish: Finish | None = None,
     ) -> Float[Array, "N *spatial_out O"]:
         """Evaluates the projection where taps read it, and convolves that."""
         window = self._window(residual, dtype)
-        return exact.convolve(self._spec(window, kernel), window, kernel)
+        return exact.finished(self._spec(window, kernel), window, kernel, finish)
 
     def gradients(
         self,

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from bandjax._conv import dense
 from bandjax._conv.dense import DenseConvSpec
 from bandjax._native.call import by_platform, repeat
+from bandjax._native.epilogue import Epilogue, Finish
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.bilinear import contractions
 from bandjax._spectra.types import compute_dtype
@@ -58,7 +59,9 @@ class ExactSpec:
             "dilation": np.array(spec.kernel_dilation, np.int64),
             "first": np.array(first, np.int64),
         }
-        return found if which == "filter_gradient" else {**found, "transposed": transposed}
+        if which == "filter_gradient":
+            return found
+        return {**found, "transposed": transposed, **Epilogue().attributes()}
 
     def tables(self, dtype: np.dtype[Any]) -> list[np.ndarray[Any, Any]]:
         """The operands beside the two that are contracted."""
@@ -85,36 +88,66 @@ def _rule(which: str, rank: int, groups: int, tables: int) -> tuple[str, str]:
 @functools.lru_cache(maxsize=1024)
 def _operation(which: str, spec: ExactSpec, dtype: np.dtype[Any]) -> Operation:
     """One of the three contractions on flat arrays: the kernel, and its XLA fallback."""
+    rule, summed = _rule(which, len(spec.dense.size), spec.dense.groups, len(spec.tables(dtype)))
+    shared = "nco" if spec.dense.groups == 1 else "n"
+    return partitioned(
+        _local(which, spec, dtype),
+        rule,
+        shared=shared,
+        summed=[summed] if summed in shared else [],
+        batching=functools.partial(_batch, which, spec, dtype),
+    )
+
+
+def _local(which: str, spec: ExactSpec, dtype: np.dtype[Any]) -> Operation:
+    """The same on one device."""
     contraction = getattr(dense, which)
 
     def fallback(a: jax.Array, b: jax.Array, *_: jax.Array) -> Arrays:
         wide = contraction(spec.dense, a.astype(dtype), b.astype(dtype))
         return (wide if which == "filter_gradient" else wide.astype(a.dtype),)
 
-    def out_types(platform: str, a: jax.Array, b: jax.Array, *_: jax.Array) -> Any:
-        if which == "filter_gradient":
-            shape = (*spec.dense.taps, a.shape[-1] // spec.dense.groups, b.shape[-1])
-            return (jax.ShapeDtypeStruct(shape, dtype),), ()
-        if which == "convolve":
-            shape = (a.shape[0], *spec.dense.out, b.shape[-1])
-        else:
-            shape = (a.shape[0], *spec.dense.size, b.shape[-2] * spec.dense.groups)
-        return (jax.ShapeDtypeStruct(shape, a.dtype),), ()
+    return by_platform(
+        f"{spec.target}_filter" if which == "filter_gradient" else spec.target,
+        functools.partial(_out_types, which, spec, dtype),
+        fallback,
+        attributes=lambda platform, dtype: spec.attributes(which),
+        platforms=("cpu",),
+    )
 
-    rule, summed = _rule(which, len(spec.dense.size), spec.dense.groups, len(spec.tables(dtype)))
-    shared = "nco" if spec.dense.groups == 1 else "n"
-    return partitioned(
-        by_platform(
-            f"{spec.target}_filter" if which == "filter_gradient" else spec.target,
-            out_types,
-            fallback,
-            attributes=lambda platform, dtype: spec.attributes(which),
-            platforms=("cpu",),
-        ),
-        rule,
-        shared=shared,
-        summed=[summed] if summed in shared else [],
-        batching=functools.partial(_batch, which, spec, dtype),
+
+def _out_types(
+    which: str,
+    spec: ExactSpec,
+    dtype: np.dtype[Any],
+    platform: str,
+    a: jax.Array,
+    b: jax.Array,
+    *_: jax.Array,
+) -> Any:
+    """Of the results, and that there is no workspace, of a platform and the operands."""
+    if which == "filter_gradient":
+        shape = (*spec.dense.taps, a.shape[-1] // spec.dense.groups, b.shape[-1])
+        return (jax.ShapeDtypeStruct(shape, dtype),), ()
+    if which == "convolve":
+        shape = (a.shape[0], *spec.dense.out, b.shape[-1])
+    else:
+        shape = (a.shape[0], *spec.dense.size, b.shape[-2] * spec.dense.groups)
+    return (jax.ShapeDtypeStruct(shape, a.dtype),), ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _finished(spec: ExactSpec, dtype: np.dtype[Any], epilogue: Epilogue) -> Operation:
+    """The convolution and its epilogue, on flat arrays."""
+    rule, _ = _rule("convolve", len(spec.dense.size), spec.dense.groups, len(spec.tables(dtype)))
+    return epilogue.operation(
+        spec.target,
+        functools.partial(_out_types, "convolve", spec, dtype),
+        _operation("convolve", spec, dtype),
+        local=_local("convolve", spec, dtype),
+        rule=rule,
+        shared="no" if spec.dense.groups == 1 else "n",
+        attributes=lambda platform, dtype: spec.attributes("convolve"),
     )
 
 
@@ -144,7 +177,10 @@ def _batch(
     return (jnp.moveaxis(out.reshape(*out.shape[:-1], size, -1), -2, 0),)
 
 
-def _call(which: str, spec: ExactSpec, a: jax.Array, b: jax.Array) -> jax.Array:
+def _call(
+    which: str, spec: ExactSpec, a: jax.Array, b: jax.Array, finish: Finish | None = None
+) -> jax.Array:
+    """The kernel's contraction, or the backend's, of operands of any type."""
     dtype, given = np.dtype(compute_dtype(b.dtype)), a.dtype
     if not spec.computes(which):
         wide = getattr(dense, which)(spec.dense, a.astype(dtype), b.astype(dtype))
@@ -155,7 +191,11 @@ def _call(which: str, spec: ExactSpec, a: jax.Array, b: jax.Array) -> jax.Array:
     elif not (narrow and a.dtype == b.dtype):
         a, b = a.astype(dtype), b.astype(dtype)
     tables = map(jnp.asarray, spec.tables(dtype))
-    (out,) = _operation(which, spec, dtype)(a, b, *tables)
+    if finish is None:
+        (out,) = _operation(which, spec, dtype)(a, b, *tables)
+    else:
+        own = finish.epilogue.typed(finish.operands, dtype, a.dtype)
+        (out,) = _finished(spec, dtype, finish.epilogue)(a, b, *tables, *own)
     return out if which == "filter_gradient" else out.astype(given)
 
 
@@ -180,3 +220,15 @@ def _filter_gradient(
 convolve, input_gradient, filter_gradient = contractions(
     _convolve, _input_gradient, _filter_gradient
 )
+
+
+def finished(
+    spec: ExactSpec,
+    x: Float[Array, "N *spatial C"],
+    kernel: Float[Array, "*taps c O"],
+    finish: Finish | None,
+) -> Float[Array, "N *spatial_out O"]:
+    """:func:`convolve` and an epilogue, which alone has no rule for derivatives."""
+    return (
+        convolve(spec, x, kernel) if finish is None else _call("convolve", spec, x, kernel, finish)
+    )

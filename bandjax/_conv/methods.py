@@ -55,6 +55,7 @@ class Method(abc.ABC):
       native: whether native kernels compute it.
       reads_bfloat16: whether samples and spectra may be bfloat16 while it computes.
       by_taps: whether its products are over taps, not over frequencies: :mod:`counts` counts so.
+      finishes: types of maps with which :meth:`convolve` takes an epilogue too.
     """
 
     geometry: ConvGeometry
@@ -68,6 +69,7 @@ class Method(abc.ABC):
     native: ClassVar[bool] = False
     reads_bfloat16: ClassVar[bool] = False
     by_taps: ClassVar[bool] = False
+    finishes: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def reads_bfloat16_filter(self) -> bool:

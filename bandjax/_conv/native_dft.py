@@ -19,6 +19,7 @@ from bandjax._native import call as native_call
 from bandjax._native import columns
 from bandjax._native import product as native_product
 from bandjax._native import transform as native_transform
+from bandjax._native.epilogue import Finish
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.precision import matrix_unit_precision
 from bandjax._spectra.types import FilterSpectrum, InputSpectrum, compute_dtype
@@ -30,6 +31,7 @@ class NativeDft(Method):
     name = "dft"
     native = True
     reads_bfloat16 = True
+    finishes = frozenset(["float32", "float64", "bfloat16"])
 
     @classmethod
     def cost(cls, geometry: ConvGeometry, target: cost.Target) -> float:
@@ -124,16 +126,23 @@ class NativeDft(Method):
         return spec if spec.pays(spectrum, kernel) else None
 
     def convolve(
-        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        dtype: Any,
+        finish: Finish | None = None,
     ) -> Float[Array, "N *spatial_out O"]:
-        """Returns ``y`` in ``dtype``."""
+        """Returns ``y`` in ``dtype``, and what an epilogue makes of it."""
         product, spectrum = self._product(dtype), self._spectrum_for(residual, dtype)
         by_columns = self._columns(spectrum, kernel, dtype)
         if by_columns is not None:
-            return columns.convolve(by_columns, spectrum, kernel)
+            y = columns.convolve(by_columns, spectrum, kernel)
+            return y if finish is None else finish(y)
         spectrum = native_product.multiply_sum(product, spectrum, kernel)
         spec = self._transform(self.output_dft, jnp.dtype(dtype), spectrum[0].dtype)
-        return native_transform.synthesis(spec, spectrum)
+        if finish is None:
+            return native_transform.synthesis(spec, spectrum)
+        return native_transform.finished_synthesis(spec, spectrum, finish)
 
     def gradients(
         self,

@@ -15,6 +15,7 @@ from bandjax._conv import energy
 from bandjax._conv.geometry import reads_nothing
 from bandjax._conv.methods import Method, XlaMethod
 from bandjax._conv.residuals import FILTER_NAME, SPECTRUM_NAME, Quantised, Residual, with_name
+from bandjax._native.epilogue import Epilogue, Finish
 from bandjax._spectra.types import compute_dtype
 
 
@@ -63,6 +64,35 @@ def _backward(
 
 
 convolve.defvjp(lambda alone, method, x, kernel: _forward(method, x, kernel), _backward)
+
+
+def finished(
+    method: Method,
+    epilogue: Epilogue,
+    x: Float[Array, "*batch_spatial C"],
+    kernel: Float[Array, "*taps c O"],
+    *operands: Array,
+    reflect: bool = False,
+) -> Float[Array, "*batch_spatial_out O"]:
+    """A convolution and its epilogue, by one kernel, without a rule for derivatives.
+
+    Args:
+      method: one that finishes maps of the type of ``x``, of no Energy band.
+      epilogue: what becomes of the results.
+      x, kernel, reflect: see :func:`apply`.
+      operands: of the epilogue; the residual is like the result.
+    """
+    if epilogue.residual:
+        *bias, last = operands
+        last = last.reshape(-1, *last.shape[last.ndim - len(method.geometry.axes) - 1 :])
+        operands = (*bias, last)
+    finish = Finish(epilogue, operands)
+
+    def by(method: Any, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, None]:
+        _, _, residual = _save(method, x, kernel)
+        return method.convolve(residual, kernel, x.dtype, finish), None
+
+    return apply(method, x, kernel, reflect=reflect, by=by)[0]
 
 
 def _save(

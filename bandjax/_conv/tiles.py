@@ -34,6 +34,7 @@ from bandjax._conv.residuals import Residual
 from bandjax._conv.windows import WindowSpec
 from bandjax._native import product as native_product
 from bandjax._native import tiles as native_tiles
+from bandjax._native.epilogue import Finish
 from bandjax._native.tiles import TiledSpec, Tiling
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.types import FilterSpectrum, compute_dtype
@@ -85,7 +86,11 @@ class Tiles(NativeDft):
         return there and _takes(geometry, platform, domain) and len(geometry.axes) == 2
 
     def convolve(
-        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        dtype: Any,
+        finish: Finish | None = None,
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         x: Any = residual
@@ -95,7 +100,9 @@ class Tiles(NativeDft):
         product = self._product_between(inputs, outputs, dtype)
         spectrum = native_product.multiply_sum(product, spectrum, kernel)
         spec = self._spec(outputs, dtype, spectrum[0].dtype, inverse=True)
-        return native_tiles.synthesis(spec, spectrum)
+        if finish is None:
+            return native_tiles.synthesis(spec, spectrum)
+        return native_tiles.finished_synthesis(spec, spectrum, finish)
 
     def gradients(
         self,
@@ -189,11 +196,15 @@ class FusedTiles(NativeDft):
         )
 
     def convolve(
-        self, residual: Residual, kernel: Float[Array, "*taps c O"], dtype: Any
+        self,
+        residual: Residual,
+        kernel: Float[Array, "*taps c O"],
+        dtype: Any,
+        finish: Finish | None = None,
     ) -> Float[Array, "N *spatial_out O"]:
         """Returns ``y`` in ``dtype``."""
         x: Any = residual
-        return exact.convolve(self.spec, _narrow(x, dtype), kernel).astype(dtype)
+        return exact.finished(self.spec, _narrow(x, dtype), kernel, finish).astype(dtype)
 
     def gradients(
         self,

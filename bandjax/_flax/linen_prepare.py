@@ -20,6 +20,7 @@ from bandjax._flax.classes import (
     LinenDense,
 )
 from bandjax._flax.fold import INPUT, LAYER, NORM, NORM_OUTPUT, Flow, Statistics, mark
+from bandjax._flax.fused import fused
 from bandjax._flax.layer import arguments_of
 from bandjax._flax.linen_layer import BandConv
 from bandjax._flax.linen_models import UNSHARED, changed, left, limited_as
@@ -68,9 +69,12 @@ def prepare_model(
         _apply(variables, path, change)
     steps = {path: _Step.of(change) for path, change in changes.items()}
 
-    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+    def each(variables: Any, args: Any, kwargs: Any) -> Any:
         with left(), nn.intercept_methods(functools.partial(_intercept, steps)):
             return model.apply(variables, *args, **kwargs)
+
+    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        return fused(each, variables, args, kwargs)
 
     return apply, {name: tree for name, tree in variables.items() if tree}, report
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bandjax._conv.geometry import ConvGeometry
+from bandjax._flax import fused
 from bandjax._flax.classes import NnxBatchNorm, NnxConv, NnxConvTranspose, NnxLinear
 from bandjax._flax.fold import INPUT, LAYER, NORM, NORM_OUTPUT, Flow, Statistics, mark
 from bandjax._flax.nnx_layer import BandConv
@@ -32,6 +33,7 @@ from bandjax._flax.spectral_layer import metadata_with_planes
 # Layers whose calls do what these methods do.
 _CONVOLVE = (NnxConv.__call__, BandConv.__call__)
 _NOTES = "_bandjax_notes"
+_KIND = "_bandjax_kind"  # the class that a prepared model had
 _CHANGED = ("kernel", "kernel_spectrum", "bias", "scale", "mean", "var")
 
 
@@ -95,12 +97,56 @@ def prepare_model(
         raise TypeError(f"measure must be True or False, got {measure!r}")
     chooser = Chooser(measure, check_dtype(dtype))
     model = nnx.clone(model)
+    object.__setattr__(model, "__class__", getattr(type(model), _KIND, type(model)))
     model.eval()
     layers, norms, flow = _found(model, inputs, keywords)
     changes, report = changes_of(layers, norms, flow, chooser)
     for path, change in changes.items():
         _apply({**layers, **norms}[path].layer, change)
+    if not isinstance(model, PreparedConv):
+        kind: Any = type(model)
+        object.__setattr__(model, "__class__", _fusing(kind))
     return model, report
+
+
+class _WritesError(Exception):
+    """A call changes the state of the model."""
+
+
+@functools.lru_cache
+def _fusing(kind: Any) -> Any:
+    """A subclass of a model's class whose compiled calls are :func:`fused.fused`."""
+
+    def call(self: Any, *args: Any, **keywords: Any) -> Any:
+        graph, state = nnx.split(self)
+        if not fused.traced((state, args, keywords)):
+            return kind.__call__(self, *args, **keywords)
+
+        def each(state: Any, args: Any, keywords: Any) -> Any:
+            before, copy = jax.tree.leaves(state), nnx.merge(graph, state)
+            out = kind.__call__(copy, *args, **keywords)
+            after, leaves = nnx.graphdef(copy), jax.tree.leaves(nnx.state(copy))
+            if after != graph or any(a is not b for a, b in zip(before, leaves, strict=True)):
+                raise _WritesError
+            return out
+
+        try:
+            return fused.fused(each, state, args, keywords)
+        except _WritesError:
+            return kind.__call__(self, *args, **keywords)
+
+    def reduced(self: Any, protocol: Any) -> Any:
+        _, (_, *rest), *others = kind.__reduce_ex__(self, protocol)
+        return _unpickled, (kind, *rest), *others
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, _KIND: kind}
+    own = {"__call__": functools.wraps(kind.__call__)(call), "__reduce_ex__": reduced}
+    return type(kind)(kind.__name__, (kind,), {**names, **own})
+
+
+def _unpickled(kind: Any, *rest: Any) -> Any:
+    """An instance of a model's prepared class, to be filled."""
+    return object.__new__(_fusing(kind), *rest)
 
 
 def _modules(model: nnx.Module) -> Iterator[tuple[str, Any]]:

@@ -17,14 +17,21 @@ from bandjax._conv.band_conv import run
 from bandjax._conv.choose import choose
 from bandjax._conv.classes import CLASSES
 from bandjax._conv.cost import Target
-from bandjax._conv.geometry import ConvGeometry, canonical_padding, conv_geometry
+from bandjax._conv.geometry import (
+    ConvGeometry,
+    canonical_padding,
+    conv_geometry,
+    reads_nothing,
+)
 from bandjax._conv.lax import ConvGeneralDilated
 from bandjax._conv.methods import Direct, FilterDomain, Method
+from bandjax._conv.operator import finished
 from bandjax._conv.options import ConvSpec
 from bandjax._conv.spectral_conv import cropped
-from bandjax._flax import spectral_layer
+from bandjax._flax import fused, spectral_layer
 from bandjax._flax.layer import OBSERVER, arguments_of, padding_for_flax
 from bandjax._native import call as native_call
+from bandjax._native.epilogue import Epilogue
 from bandjax._spectra.types import Precision, compute_dtype
 
 _MOST_BYTES = 2**28  # of one filter's spectrum that is tried
@@ -109,6 +116,14 @@ class Prepared:
         x = jnp.asarray(inputs).astype(self.dtype)
         if self.domain == "spatial":
             kernel = kernel.astype(self.dtype)
+        if out_sharding is None:
+            return fused.call(self, x, kernel, bias)
+        return self.plain(x, kernel, *(() if bias is None else (bias,)), out_sharding=out_sharding)
+
+    def plain(
+        self, x: jax.Array, kernel: jax.Array, *bias: jax.Array, out_sharding: Any = None
+    ) -> jax.Array:
+        """Applies the layer to an input of its size and type."""
         y, _ = run(
             self.spec,
             self.geometry(x.shape, kernel.shape),
@@ -119,7 +134,27 @@ class Prepared:
             domain=self.domain,
             reflect=self._padding == "REFLECT",
         )
-        return y if bias is None else y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return Epilogue(bias=bool(bias))(y, *bias)
+
+    def fuses(self, epilogue: Epilogue, x: jax.Array, kernel: jax.Array) -> bool:
+        """Whether one kernel computes the layer and what follows it."""
+        geometry = self.geometry(x.shape, kernel.shape)
+        empty = any(isinstance(n, int) and n == 0 for n in geometry.output_shape)
+        nothing = self.domain == "spatial" and reads_nothing(geometry)
+        return (
+            epilogue != Epilogue()
+            and not (empty or nothing)
+            and geometry.energy is None
+            and x.dtype.name in self._chosen(geometry).finishes
+        )
+
+    def finished(
+        self, epilogue: Epilogue, x: jax.Array, kernel: jax.Array, *operands: jax.Array
+    ) -> jax.Array:
+        """Applies the layer and an epilogue, without a rule for derivatives."""
+        method = self.method(x.shape, kernel.shape)
+        reflect = self._padding == "REFLECT"
+        return finished(method, epilogue, x, kernel, *operands, reflect=reflect)
 
     @property
     def _padding(self) -> Any:
@@ -331,8 +366,9 @@ def timed(
 ) -> dict[str, float]:
     """Returns the seconds of one call of each way: compiled alone, in turn, the best of several.
 
-    In turn, so that what else the machine does meets all. Each call has another copy of its filter:
-    in the model, too, the filters of other layers have passed through the cache since.
+    A rectifier follows, as it mostly does in a network: some kernels do it too. In turn, so that
+    what else the machine does meets all. Each call has another copy of its filter: in the model,
+    too, the filters of other layers have passed through the cache since.
 
     Args:
       ways: by name.
@@ -347,7 +383,7 @@ def timed(
     for name, way in ways.items():
         copies = min(_ROUNDS[1], max(1, min(others, _COLD_BYTES) // filters[name].nbytes))
         arguments = [(x, jnp.array(filters[name]), bias) for _ in range(copies)]
-        compiled[name] = jax.jit(way).lower(*arguments[0]).compile(), arguments
+        compiled[name] = jax.jit(_rectified(way)).lower(*arguments[0]).compile(), arguments
     best = dict.fromkeys(ways, math.inf)
     began = time.perf_counter()
     for turn in range(1 + _ROUNDS[1]):
@@ -358,3 +394,10 @@ def timed(
         if turn >= _ROUNDS[0] and time.perf_counter() - began > _SECONDS:
             break
     return best
+
+
+def _rectified(way: Prepared) -> Any:
+    def call(*args: Any) -> jax.Array:
+        return fused.fused(lambda *args: jax.nn.relu(way(*args)), *args)
+
+    return call

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from bandjax._native import transform
 from bandjax._native.call import by_platform, join_batch, repeat, split_batch
+from bandjax._native.epilogue import Epilogue, Finish
 from bandjax._native.transform import NativeTransformSpec
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.types import InputSpectrum
@@ -125,17 +126,7 @@ def _analysis(spec: TiledSpec) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis(spec: TiledSpec) -> Operation:
-    """Synthesis of windows that are written to their places: the kernel, and its XLA fallback."""
-
-    def fallback(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
-        n, c = re.shape[2], re.shape[-1]
-        flat = (part.reshape(*part.shape[:2], -1, c) for part in (re, im))
-        (windows,) = transform.synthesis_2d(spec.window)(*flat, *tables)
-        like = spec.maps_like(n, c, windows.dtype)
-        return tuple(jax.linear_transpose(spec.windows, like)(windows))
-
-    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
-        return (spec.maps_like(re.shape[2], re.shape[-1], spec.window.sample_dtype),), ()
+    """Synthesis of windows that are written to their places."""
 
     def batch(f: Operation, size: int, batched: list[bool], args: Arrays) -> Arrays:
         given = (a if b else repeat(a, size) for a, b in zip(args[:2], batched[:2], strict=True))
@@ -146,11 +137,46 @@ def _synthesis(spec: TiledSpec) -> Operation:
         (x,) = f(*joined, *args[2:])
         return (x.reshape(size, -1, *x.shape[1:]),)
 
-    call = by_platform(
-        "synthesis", out_types, fallback, attributes=spec.attributes, platforms=("cpu",)
+    return partitioned(_local_synthesis(spec), _SYNTHESIS, shared="nc", batching=batch)
+
+
+_SYNTHESIS = "u v n t c, u v n t c, p q, r s -> n h w c"
+
+
+@functools.lru_cache(maxsize=1024)
+def _finished_synthesis(spec: TiledSpec, epilogue: Epilogue) -> Operation:
+    return epilogue.operation(
+        "synthesis",
+        lambda platform, *args: _map_types(spec, *args),
+        _synthesis(spec),
+        local=_local_synthesis(spec),
+        rule=_SYNTHESIS,
+        shared="nc",
+        attributes=spec.attributes,
     )
-    rule = "u v n t c, u v n t c, p q, r s -> n h w c"
-    return partitioned(call, rule, shared="nc", batching=batch)
+
+
+def _map_types(spec: TiledSpec, re: jax.Array, *_: jax.Array) -> Any:
+    return (spec.maps_like(re.shape[2], re.shape[-1], spec.window.sample_dtype),), ()
+
+
+def _local_synthesis(spec: TiledSpec) -> Operation:
+    """The kernel, and its XLA fallback."""
+
+    def fallback(re: jax.Array, im: jax.Array, *tables: jax.Array) -> Arrays:
+        n, c = re.shape[2], re.shape[-1]
+        flat = (part.reshape(*part.shape[:2], -1, c) for part in (re, im))
+        (windows,) = transform.synthesis_2d(spec.window)(*flat, *tables)
+        like = spec.maps_like(n, c, windows.dtype)
+        return tuple(jax.linear_transpose(spec.windows, like)(windows))
+
+    return by_platform(
+        "synthesis",
+        lambda platform, *args: _map_types(spec, *args),
+        fallback,
+        attributes=spec.attributes,
+        platforms=("cpu",),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -165,6 +191,17 @@ def synthesis(spec: TiledSpec, spectrum: InputSpectrum) -> Float[Array, "N H W C
     """The adjoint of :func:`analysis`, where no sample is in two windows."""
     parts = (_apart(spec, part) for part in spectrum)
     return _synthesis(spec)(*parts, *map(jnp.asarray, spec.window.tables))[0]
+
+
+def finished_synthesis(
+    spec: TiledSpec, spectrum: InputSpectrum, finish: Finish
+) -> Float[Array, "N H W C"]:
+    """:func:`synthesis` and an epilogue, without a rule for derivatives."""
+    parts = (_apart(spec, part) for part in spectrum)
+    tables = map(jnp.asarray, spec.window.tables)
+    epilogue, window = finish.epilogue, spec.window
+    own = epilogue.typed(finish.operands, window.compute_dtype, window.sample_dtype)
+    return _finished_synthesis(spec, epilogue)(*parts, *tables, *own)[0]
 
 
 def _analysis_bwd(spec: TiledSpec, _: None, ct: InputSpectrum) -> tuple[jax.Array]:

@@ -20,6 +20,7 @@ from jax import Array
 from jaxtyping import Float
 
 from bandjax._native.call import by_platform, join_batch, repeat, split_batch
+from bandjax._native.epilogue import Epilogue, Finish
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.partial_dft import PartialDFT
 from bandjax._spectra.types import InputSpectrum, Precision
@@ -83,9 +84,14 @@ class NativeTransformSpec:
         """:func:`analysis` of two or three axes, without its rule for derivatives."""
         return _analysis(self)(x, *map(jnp.asarray, self.tables))
 
-    def synthesise(self, re: jax.Array, im: jax.Array) -> jax.Array:
+    def synthesise(self, re: jax.Array, im: jax.Array, finish: Finish | None = None) -> jax.Array:
         """:func:`synthesis` of two or three axes, without its rule for derivatives."""
-        return _synthesis(self)(re, im, *map(jnp.asarray, self.tables))[0]
+        tables = map(jnp.asarray, self.tables)
+        if finish is None:
+            return _synthesis(self)(re, im, *tables)[0]
+        epilogue = finish.epilogue
+        own = epilogue.typed(finish.operands, self.compute_dtype, self.sample_dtype)
+        return _finished_synthesis(self, epilogue)(re, im, *tables, *own)[0]
 
 
 # Transforms of two or three axes; a single axis gets one of length 1 in front. Where the kernels
@@ -107,15 +113,33 @@ def _analysis(spec: NativeTransformSpec) -> Operation:
 
 @functools.lru_cache(maxsize=1024)
 def _synthesis(spec: NativeTransformSpec) -> Operation:
-    solid = len(spec.dft.grid) == 3
-    return partitioned(
-        _synthesis_3d(spec) if solid else synthesis_2d(spec),
-        "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
-        if solid
-        else "u v n c, u v n c, p q, r s -> n h w c",
+    local, rule = _local_synthesis(spec)
+    return partitioned(local, rule, shared="nc", batching=_synthesise_batch)
+
+
+def _local_synthesis(spec: NativeTransformSpec) -> tuple[Operation, str]:
+    if len(spec.dft.grid) == 3:
+        return _synthesis_3d(spec), "t u v n c, t u v n c, o l, p q, r s -> n d h w c"
+    return synthesis_2d(spec), "u v n c, u v n c, p q, r s -> n h w c"
+
+
+@functools.lru_cache(maxsize=1024)
+def _finished_synthesis(spec: NativeTransformSpec, epilogue: Epilogue) -> Operation:
+    local, rule = _local_synthesis(spec)
+    return epilogue.operation(
+        "synthesis",
+        lambda platform, *args: _sample_types(spec, *args),
+        _synthesis(spec),
+        local=local,
+        rule=rule,
         shared="nc",
-        batching=_synthesise_batch,
+        attributes=spec.attributes,
     )
+
+
+def _sample_types(spec: NativeTransformSpec, re: jax.Array, *_: jax.Array) -> Any:
+    shape = (re.shape[-2], *spec.dft.shape, re.shape[-1])
+    return (jax.ShapeDtypeStruct(shape, spec.sample_dtype),), ()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -154,12 +178,13 @@ def synthesis_2d(spec: NativeTransformSpec) -> Operation:
         product = functools.partial(spec.einsum, "vw,vnhc->nhwc")
         return ((product(re1, re) + product(im1, im)).astype(spec.sample_dtype),)
 
-    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
-        dft = (re.shape[2], *shape, re.shape[3])
-        return (jax.ShapeDtypeStruct(dft, spec.sample_dtype),), ()
-
     box, shape = spec.dft.box, spec.dft.shape
-    return by_platform("synthesis", out_types, fallback, attributes=spec.attributes)
+    return by_platform(
+        "synthesis",
+        lambda platform, *args: _sample_types(spec, *args),
+        fallback,
+        attributes=spec.attributes,
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -215,13 +240,13 @@ def _synthesis_3d(spec: NativeTransformSpec) -> Operation:
         )
         return (rest(*planes, *others)[0].reshape(n, *dft.shape, c),)
 
-    def out_types(platform: str, re: jax.Array, *_: jax.Array) -> Any:
-        shape = (re.shape[-2], *dft.shape, re.shape[-1])
-        return (jax.ShapeDtypeStruct(shape, spec.sample_dtype),), ()
-
     dft = spec.dft
     return by_platform(
-        "synthesis", out_types, by_axes, attributes=spec.attributes, platforms=("cpu",)
+        "synthesis",
+        lambda platform, *args: _sample_types(spec, *args),
+        by_axes,
+        attributes=spec.attributes,
+        platforms=("cpu",),
     )
 
 
@@ -329,13 +354,24 @@ def analysis(spec: NativeTransformSpec, x: Float[Array, "N *spatial C"]) -> Inpu
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def synthesis(spec: NativeTransformSpec, spectrum: InputSpectrum) -> Float[Array, "N *spatial C"]:
     """Maps a centred spectrum to samples ``(N, *spatial, C)``: the adjoint of :func:`analysis`."""
+    return finished_synthesis(spec, spectrum, None)
+
+
+def finished_synthesis(
+    spec: NativeTransformSpec, spectrum: InputSpectrum, finish: Finish | None
+) -> Float[Array, "N *spatial C"]:
+    """:func:`synthesis` and an epilogue, without a rule for derivatives."""
     dft = spec.dft
     n, c = spectrum[0].shape[-2:]
-    if len(dft.grid) < 3:
-        inner = dataclasses.replace(spec, dft=two_axes(dft))
-        re, im = (a.reshape(*inner.dft.box, n, c) for a in spectrum)
-        return inner.synthesise(re, im).reshape(n, *dft.shape, c)
-    return spec.synthesise(*spectrum)
+    if len(dft.grid) == 3:
+        return spec.synthesise(*spectrum, finish)
+    inner = dataclasses.replace(spec, dft=two_axes(dft))
+    re, im = (a.reshape(*inner.dft.box, n, c) for a in spectrum)
+    if finish is not None and finish.epilogue.residual:
+        *bias, residual = finish.operands
+        operands = (*bias, residual.reshape(n, *inner.dft.shape, c))
+        finish = dataclasses.replace(finish, operands=operands)
+    return inner.synthesise(re, im, finish).reshape(n, *dft.shape, c)
 
 
 analysis.defvjp(

@@ -79,17 +79,19 @@ class Graph:
       outputs: numbers of its results, or constants.
       nodes: in an order in which they can be computed.
       types: abstract value of each number.
+      whole: tells of a call that it is to stay one equation; None: one of cheap equations alone.
     """
 
     inputs: list[int] = dataclasses.field(default_factory=list)
     outputs: list[int | Constant] = dataclasses.field(default_factory=list)
     nodes: list[Node] = dataclasses.field(default_factory=list)
     types: list[Any] = dataclasses.field(default_factory=list)
+    whole: Callable[[JaxprEqn], bool] | None = None
 
     @staticmethod
-    def of(closed: ClosedJaxpr) -> Graph:
+    def of(closed: ClosedJaxpr, **options: Any) -> Graph:
         """The graph of a jaxpr."""
-        graph = Graph()
+        graph = Graph(**options)
         graph.inputs = [graph._new(var.aval) for var in closed.jaxpr.invars]
         graph.outputs = graph._add(closed.jaxpr, closed.consts, graph.inputs)
         return graph
@@ -101,25 +103,26 @@ class Graph:
     def _add(
         self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int | Constant]
     ) -> list[int | Constant]:
-        """Adds the equations of a jaxpr, with those of what it calls unless all are cheap."""
+        """Adds the equations of a jaxpr, with those of what it calls."""
         number: dict[Any, int | Constant] = dict(zip(jaxpr.invars, arguments, strict=True))
         number.update(zip(jaxpr.constvars, map(Constant, consts), strict=True))
 
         def read(atom: Any) -> int | Constant:
             return Constant(atom.val) if isinstance(atom, Literal) else number[atom]
 
+        whole = is_cheap if self.whole is None else self.whole
         about: Any = jaxpr.debug_info
         about = about._replace(arg_names=None, result_paths=None)
         for equation in jaxpr.eqns:
             operands = tuple(map(read, equation.invars))
-            cheap, body = is_cheap(equation), _called(equation)
-            if body is not None and not cheap:
+            body = called(equation)
+            if body is not None and not whole(equation):
                 results = self._add(body.jaxpr, body.consts, operands)
                 number.update(zip(equation.outvars, results, strict=True))
                 continue
             made = tuple(self._new(var.aval) for var in equation.outvars)
             number.update(zip(equation.outvars, made, strict=True))
-            self.nodes.append(Node(equation, operands, made, cheap, about))
+            self.nodes.append(Node(equation, operands, made, is_cheap(equation), about))
         return [read(atom) for atom in jaxpr.outvars]
 
     def makers(self) -> dict[int, Node]:
@@ -189,7 +192,7 @@ def read(operand: int | Constant, values: dict[int, Any]) -> Any:
     return operand.value if isinstance(operand, Constant) else values[operand]
 
 
-def _called(equation: JaxprEqn) -> ClosedJaxpr | None:
+def called(equation: JaxprEqn) -> ClosedJaxpr | None:
     """The function that an equation calls with its operands, if it is known to do that alone."""
     if equation.primitive.name not in _CALLS:
         return None
@@ -199,7 +202,7 @@ def _called(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 def is_cheap(equation: JaxprEqn) -> bool:
     """Whether an equation, with all that it calls, is cheap to compute twice."""
-    body = _called(equation)
+    body = called(equation)
     if body is None:
         return equation.primitive.name in _CHEAP and not equation.effects
     return not body.consts and all(map(is_cheap, body.jaxpr.eqns))
@@ -215,7 +218,7 @@ def above_zero(node: Node) -> int | None:
 def is_relu(node: Node) -> bool:
     """Whether an equation is ``max(x, 0)``, or calls a function of x that is that alone."""
     equation = node.equation
-    while (body := _called(equation)) is not None:
+    while (body := called(equation)) is not None:
         only = len(body.jaxpr.eqns) == len(equation.invars) == 1
         if not only or body.jaxpr.outvars != body.jaxpr.eqns[0].outvars:
             return False

@@ -8,6 +8,7 @@
 #define BANDJAX_FFI_CPU_DIRECT_H_
 
 #include "direct_reads.h"
+#include "epilogue.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
@@ -21,6 +22,8 @@ struct Direct : DirectReads<A> {
   using typename Base::Reads;
 
   explicit Direct(const DirectArgs& all) : Base(all) {}
+
+  const Finish<A, A> finish{args.epilogue, args.y};
 
   // Calls body with the vectors of a panel, as a constant.
   template <int kNumber>
@@ -69,7 +72,7 @@ struct Direct : DirectReads<A> {
   }
 
   template <int kRows, int kVectors>
-  BANDJAX_INLINE void Tile(const A* const* reads, int64_t offset, const A* w, A* y,
+  BANDJAX_INLINE void Tile(const A* const* reads, int64_t offset, const A* w, A* y, int64_t channel,
                            int64_t valid) const {
     Vec<A> sum[kRows][kVectors] = {};
     for (int64_t t = 0; t < taps; ++t, reads += kPoints) {
@@ -91,19 +94,21 @@ struct Direct : DirectReads<A> {
     for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        StoreUpTo<A>(y + m * args.out + v * kLane, sum[m][v], valid - v * kLane);
+        A* to = y + m * args.out + v * kLane;
+        StoreUpTo<A>(to, finish(sum[m][v], to, channel + v * kLane, valid - v * kLane),
+                     valid - v * kLane);
       }
     }
   }
 
   template <int kVectors, int kRows = TileRows(kVectors)>
   BANDJAX_INLINE void Tiles(int64_t count, const A* const* reads, int64_t offset, const A* w, A* y,
-                            int64_t valid) const {
+                            int64_t channel, int64_t valid) const {
     for (; count >= kRows; count -= kRows, reads += kRows, y += kRows * args.out) {
-      Tile<kRows, kVectors>(reads, offset, w, y, valid);
+      Tile<kRows, kVectors>(reads, offset, w, y, channel, valid);
     }
     if constexpr (kRows > 1) {
-      Tiles<kVectors, NextTileRows(kRows)>(count, reads, offset, w, y, valid);
+      Tiles<kVectors, NextTileRows(kRows)>(count, reads, offset, w, y, channel, valid);
     }
   }
 
@@ -122,8 +127,9 @@ struct Direct : DirectReads<A> {
       LookUp(x, PlaceOf(row), count, zeros, reads);
       for (int64_t column = first; column < last; ++column) {
         const int64_t g = column / panels, panel = column % panels;
+        const int64_t channel = g * out + panel * width;
         Tiles<kVectors>(count, reads.at, g * in, filter + column * taps * in * width,
-                        y + row * args.out + g * out + panel * width, out - panel * width);
+                        y + row * args.out + channel, channel, out - panel * width);
       }
     }
   }
@@ -208,7 +214,7 @@ struct Direct : DirectReads<A> {
     for (int64_t i = 0; i < rows * out; i += kLane) {
       Vec<A> sum = Load<A>(partial + i);
       for (int64_t part = 1; part < parts; ++part) sum += Load<A>(partial + part * rows * out + i);
-      Store<A>(y + i, sum);
+      Store<A>(y + i, finish(sum, y + i, i % out, kLane));
     }
   }
 

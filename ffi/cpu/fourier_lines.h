@@ -2,6 +2,7 @@
 #ifndef BANDJAX_FFI_CPU_FOURIER_LINES_H_
 #define BANDJAX_FFI_CPU_FOURIER_LINES_H_
 
+#include "epilogue.h"
 #include "line.h"
 
 namespace bandjax {
@@ -137,13 +138,16 @@ class FourierLines {
     Put(line, last_.load_at[2 * u], rows[1] + rows[2], rows[0] - rows[3]);
     Put(line, last_.load_at[2 * u + 1], rows[2] - rows[1], rows[0] + rows[3]);
   }
+  BANDJAX_INLINE void StoreSample(T* to, Vec<A> value, int64_t valid, bool stream) const {
+    StreamUpTo<A>(to, finish_(value, to, args_.c - valid, valid), valid, stream);
+  }
   void SynthesiseRows(T* a, T* b, int64_t valid, const Desk& desk) const {
     Clear(last_, desk.line);
     Transform(2, desk);
     for (int64_t j = 0; j < last_.samples; ++j) {
       const A* point = desk.line + last_.read_at[j] * kWide;
-      StreamUpTo<A>(a + j * args_.c, Load<A>(point + kLane), valid, stream_);
-      if (b != nullptr) StreamUpTo<A>(b + j * args_.c, Load<A>(point), valid, stream_);
+      StoreSample(a + j * args_.c, Load<A>(point + kLane), valid, stream_);
+      if (b != nullptr) StoreSample(b + j * args_.c, Load<A>(point), valid, stream_);
     }
   }
 
@@ -358,12 +362,13 @@ class FourierLines {
     Clear(last_, desk.line);
     Transform(2, desk);
     for (int64_t j = 0; j < last_.samples; ++j) {  // The parts are exchanged.
-      StoreUpTo<A>(samples + j * args_.c, Load<A>(desk.line + (last_.read_at[j] ^ 1) * kLane),
-                   valid);
+      const A* point = desk.line + (last_.read_at[j] ^ 1) * kLane;
+      StoreSample(samples + j * args_.c, Load<A>(point), valid, false);
     }
   }
 
   const FourierArgs& args_;
+  const Finish<A, T> finish_{args_.epilogue, args_.samples};
   const FourierPlan& last_ = *args_.plans[2];
   const bool solid_ = args_.plans[0]->samples > 1 || args_.plans[0]->limit > 0;
   const int outer_axis_ = solid_ ? 0 : 1;

@@ -165,6 +165,8 @@ class Fuzz : public ColumnsFuzz {
                            args->samples = in.data(), args->tiling = read;
                            args->re = out[0].data(), args->im = out[1].data();
                          });
+    const Ending ending = AnEnding(table_type, a.sample_type, a.c, &y);
+    a.epilogue = ending.epilogue;
     Check<TransformArgs>("synthesis", shape, &Kernels::synthesis, a, {{a.sample_type, &y}},
                          [&](TransformArgs* args, const Results& out) {
                            args->samples = out[0].data(), args->tiling = written;

@@ -171,6 +171,34 @@ class Harness {
     return numbers;
   }
 
+  // An epilogue at random, most often none, and its operands, which live as long as it does.
+  struct Ending {
+    Epilogue epilogue;
+    std::vector<Buffer> operands;
+  };
+  // Of results whose last axis are the channels; makes of sums what it makes of results.
+  Ending AnEnding(Type sums, Type results, int64_t channels, Sums* y) {
+    Ending ending;
+    if (!Once(3)) return ending;
+    Epilogue& to = ending.epilogue;
+    const int64_t count = static_cast<int64_t>(y->value.size());
+    const auto add = [&](Type type, const Numbers& numbers) {
+      for (int64_t i = 0; i < count; ++i) {
+        const double term = numbers[i % static_cast<int64_t>(numbers.size())];
+        y->Add(i, term, std::abs(term));
+      }
+      ending.operands.emplace_back(type, numbers);
+      return ending.operands.back().data();
+    };
+    if (Once(2)) to.bias = add(sums, Random(channels));
+    if (count > 0 && Once(2)) to.residual = add(results, Random(count));
+    if (Once(2)) to.low = static_cast<double>(Draw(-8, 0)) / 8;
+    if (Once(3)) to.high = static_cast<double>(Draw(0, 24)) / 8;
+    for (double& value : y->value) value = std::min(std::max(value, to.low), to.high);
+    to.there = true;
+    return ending;
+  }
+
   static std::vector<const Kernels*> All() {
     std::vector<const Kernels*> all = {&kKernelsPortable};
 #if defined(__x86_64__)

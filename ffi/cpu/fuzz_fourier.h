@@ -195,6 +195,8 @@ class FourierFuzz : public Harness {
                          args->samples = in.data();
                          args->re = out[0].data(), args->im = out[1].data();
                        });
+    const Ending ending = AnEnding(table_type, a.sample_type, a.c, &y);
+    a.epilogue = ending.epilogue;
     Check<FourierArgs>("fast synthesis", shape, &Kernels::fourier_synthesis, a,
                        {{a.sample_type, &y}}, [&](FourierArgs* args, const Results& out) {
                          plans(args, false);

@@ -75,6 +75,8 @@ class WindowsFuzz : public PackFuzz {
               16.0 * static_cast<double>(a.n * a.axes[0].out * a.axes[1].out * a.axes[2].out + 64));
     const Buffer from_x(a.map_type, x), from_ct(a.map_type, ct), from_w(a.type, w);
     using Results = std::vector<Buffer>;
+    const Ending ending = AnEnding(a.type, a.map_type, a.out, &y);
+    a.epilogue = ending.epilogue;
     Check<WindowArgs>("windows", shape, &Kernels::windows, a, {{a.map_type, &y}},
                       [&](WindowArgs* args, const Results& result) {
                         args->x = from_x.data(), args->taps = from_w.data();
@@ -119,6 +121,8 @@ class WindowsFuzz : public PackFuzz {
     Literal(a, x, ct, w, &y, &dw);
     const Buffer from_x(a.type, x), from_ct(a.type, ct), from_w(a.type, w);
     using Results = std::vector<Buffer>;
+    const Ending ending = AnEnding(a.type, a.type, a.out, &y);
+    a.epilogue = ending.epilogue;
     Check<DirectArgs>("direct", shape, &Kernels::direct, a, {{a.type, &y}},
                       [&](DirectArgs* args, const Results& result) {
                         args->x = from_x.data(), args->taps = from_w.data();

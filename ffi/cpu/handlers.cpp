@@ -17,6 +17,7 @@
 #include "cpu/axes.h"
 #include "cpu/call.h"
 #include "cpu/kernels.h"
+#include "cpu/read_epilogue.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace bandjax {
@@ -61,7 +62,7 @@ ffi::Error ReadTiling(ffi::Dictionary attributes, int64_t map_h, int64_t map_w, 
 // windows of a map have an axis for themselves in the spectrum, behind n.
 ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samples,
                      ffi::AnyBuffer re, ffi::AnyBuffer im, const ffi::AnyBuffer* tables, int rank,
-                     ffi::Dictionary attributes) {
+                     ffi::Dictionary attributes, const Epilogue& epilogue) {
   const auto size = samples.dimensions(), box = re.dimensions();
   const size_t all = static_cast<size_t>(rank) + 2;
   const bool tiled = attributes.contains("tiles");
@@ -110,11 +111,13 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
     args.samples = samples.untyped_data();
     args.re = re.untyped_data(), args.im = im.untyped_data();
     args.sample_type = sample_type, args.spectrum_type = spectrum_type;
+    args.epilogue = epilogue;
     SetPlans(axes, fast, tables, box.begin(), rank, analysis, &args);
     return Call(analysis ? kernels.fourier_analysis : kernels.fourier_synthesis, args, threads);
   }
   TransformArgs args{};
   args.tiling = tiling;
+  args.epilogue = epilogue;
   args.n = n * windows, args.h = axes[0].samples, args.w = axes[1].samples, args.c = c;
   args.k0 = box[0], args.k1 = box[1];
   args.u0 = axes[0].limit, args.u1 = axes[1].limit;
@@ -126,9 +129,9 @@ ffi::Error Transform(ffi::ThreadPool threads, bool analysis, ffi::AnyBuffer samp
 }
 
 // The tables behind a transform's other operands.
-ffi::Error ReadTables(ffi::RemainingArgs rest, ffi::AnyBuffer (&tables)[3]) {
-  if (rest.size() < 2 || rest.size() > 3) return Invalid("there must be 2 or 3 tables");
-  for (size_t axis = 0; axis < rest.size(); ++axis) {
+ffi::Error ReadTables(ffi::RemainingArgs rest, size_t count, ffi::AnyBuffer (&tables)[3]) {
+  if (count < 2 || count > 3) return Invalid("there must be 2 or 3 tables");
+  for (size_t axis = 0; axis < count; ++axis) {
     const auto table = rest.get<ffi::AnyBuffer>(axis);
     if (!table.has_value()) return table.error();
     tables[axis] = *table;
@@ -140,23 +143,26 @@ ffi::Error Analysis(ffi::ThreadPool threads, ffi::AnyBuffer samples, ffi::Remain
                     ffi::Result<ffi::AnyBuffer> re, ffi::Result<ffi::AnyBuffer> im,
                     ffi::Dictionary attributes) {
   ffi::AnyBuffer tables[3] = {samples, samples, samples};
-  const ffi::Error error = ReadTables(rest, tables);
+  const ffi::Error error = ReadTables(rest, rest.size(), tables);
   if (error.failure()) return error;
   PreferHugePages(re->untyped_data(), re->size_bytes());
   PreferHugePages(im->untyped_data(), im->size_bytes());
   return Transform(threads, true, samples, *re, *im, tables, static_cast<int>(rest.size()),
-                   attributes);
+                   attributes, Epilogue{});
 }
 
 ffi::Error Synthesis(ffi::ThreadPool threads, ffi::AnyBuffer re, ffi::AnyBuffer im,
                      ffi::RemainingArgs rest, ffi::Result<ffi::AnyBuffer> samples,
                      ffi::Dictionary attributes) {
   ffi::AnyBuffer tables[3] = {re, re, re};
-  const ffi::Error error = ReadTables(rest, tables);
+  Epilogue epilogue;
+  size_t count;
+  ffi::Error error = ReadEpilogue(attributes, rest, *samples, &count, &epilogue);
+  if (error.success()) error = ReadTables(rest, count, tables);
   if (error.failure()) return error;
   PreferHugePages(samples->untyped_data(), samples->size_bytes());
-  return Transform(threads, false, *samples, re, im, tables, static_cast<int>(rest.size()),
-                   attributes);
+  return Transform(threads, false, *samples, re, im, tables, static_cast<int>(count), attributes,
+                   epilogue);
 }
 
 // Shapes and types of a product; `x` and `y` are the spectra of input and output.

@@ -27,6 +27,14 @@ struct Pool {
   int64_t threads;  // how many may be at work
 };
 
+// What results become before they are stored: clip(y + bias + residual, low, high).
+struct Epilogue {
+  bool there = false;
+  const void* bias = nullptr;      // (channels), in the type of the sums; none if null
+  const void* residual = nullptr;  // like the results; none if null
+  double low = -__builtin_inf(), high = __builtin_inf();
+};
+
 // Equal windows of a larger map, side by side or overlapping: sample (i, j) of window (a, b) is
 // (first_h + a step_h + i, first_w + b step_w + j) of the map. Outside of it there are zeros to be
 // read, and nothing is written.
@@ -48,6 +56,7 @@ struct TransformArgs {
   const void* table1;  // (2 u1 + 1, ceil(w / 2))
   Type sample_type, spectrum_type;
   Tiling tiling;
+  Epilogue epilogue = {};  // of a synthesis
 };
 
 // One axis of a fast transform; fourier_plan.h tells more. A line of the axis is worked on in a
@@ -86,6 +95,7 @@ struct FourierArgs {
   void* re;
   void* im;
   Type sample_type, spectrum_type;
+  Epilogue epilogue = {};  // of a synthesis
 };
 
 // Spectra (k0, k1, n, in) and (k0, k1, n, out); taps (t0, t1, in / groups, out).
@@ -192,6 +202,7 @@ struct WindowArgs {
   void *x, *y, *taps;
   bool transposed;
   Type map_type, type;
+  Epilogue epilogue = {};  // of y, where that is the result
 };
 
 // One axis of a direct convolution: output i reads the inputs first + i * stride + t * dilation of
@@ -207,6 +218,7 @@ struct DirectArgs {
   void *x, *y, *taps;
   bool transposed;
   Type type;
+  Epilogue epilogue = {};  // of y, where that is the result
 };
 
 // The kernels of one instruction set.

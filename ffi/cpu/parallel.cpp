@@ -4,17 +4,29 @@
 #include <sys/mman.h>
 #endif
 
+#ifdef __unix__
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace bandjax {
 namespace {
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 // Shared with the helpers, of which some may start only after all is done.
 struct Job {
@@ -47,14 +59,84 @@ struct Job {
     // A task is short: look a while before going to sleep.
     for (int i = 0; i < 2000; ++i) {
       if (left.load(std::memory_order_acquire) == 0) return;
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+      Pause();
     }
     std::unique_lock<std::mutex> lock(mutex);
     finished.wait(lock, [this] { return left.load(std::memory_order_acquire) == 0; });
   }
 };
+
+// Helpers that have done their part stay for a moment: of a network's inference the next call comes
+// within microseconds, and to wake a thread takes tens of them. Who has a job takes one of those
+// that wait, and leaves the job for it; who leaves takes itself, and where it can't, since a job is
+// on its way to it, it goes on waiting.
+class Waiting {
+ public:
+  // Leaves a job for a waiting helper, if there is one.
+  bool Give(const std::shared_ptr<Job>& job) {
+    // In a process that was forked, whoever held the lock is not there any more.
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock() || waiting_.load(std::memory_order_relaxed) == 0) return false;
+    jobs_.push_back(job);
+    if (!Take()) {
+      jobs_.pop_back();
+      return false;
+    }
+    left_.store(static_cast<int>(jobs_.size()), std::memory_order_release);
+    return true;
+  }
+
+  // Works on a job, and on those that come soon after it.
+  void Help(std::shared_ptr<Job> job) {
+    while (job != nullptr) {
+      job->Work();
+      job = Next();
+    }
+  }
+
+ private:
+  bool Take() {
+    int there = waiting_.load(std::memory_order_relaxed);
+    while (there > 0) {
+      if (waiting_.compare_exchange_weak(there, there - 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+  }
+
+  std::shared_ptr<Job> Next() {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kLong = std::chrono::microseconds(60);
+    constexpr int kLooks = 50;  // until others may have the processor
+    waiting_.fetch_add(1, std::memory_order_acq_rel);
+    const auto end = Clock::now() + kLong;
+    for (;;) {
+      for (int i = 0; i < kLooks; ++i) {
+        if (left_.load(std::memory_order_acquire) > 0) {
+          std::lock_guard<std::mutex> lock(mutex_);
+          if (!jobs_.empty()) {
+            std::shared_ptr<Job> job = std::move(jobs_.back());
+            jobs_.pop_back();
+            left_.store(static_cast<int>(jobs_.size()), std::memory_order_release);
+            return job;
+          }
+        }
+        Pause();
+      }
+      if (Clock::now() > end && Take()) return nullptr;
+#ifdef __unix__
+      sched_yield();
+#endif
+    }
+  }
+
+  std::atomic<int> waiting_{0}, left_{0};
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<Job>> jobs_;
+};
+Waiting& TheWaiting() {
+  static auto* waiting = new Waiting;  // to the program's end
+  return *waiting;
+}
 
 struct Memory {
   void* begin = nullptr;
@@ -145,7 +227,10 @@ void ThreadedPool::Run(Pool* pool, int64_t tasks, void (*body)(void*, int64_t), 
   job->body = body;
   job->data = data;
   job->left = tasks;
-  for (int64_t i = 0; i < helpers; ++i) self->schedule_([job] { job->Work(); });
+  Waiting& waiting = TheWaiting();
+  for (int64_t i = 0; i < helpers; ++i) {
+    if (!waiting.Give(job)) self->schedule_([job, &waiting] { waiting.Help(job); });
+  }
   job->Work();
   job->Wait();
   if (job->no_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();

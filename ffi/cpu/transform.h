@@ -12,7 +12,7 @@
 #ifndef BANDJAX_FFI_CPU_TRANSFORM_H_
 #define BANDJAX_FFI_CPU_TRANSFORM_H_
 
-#include "simd.h"
+#include "epilogue.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
@@ -70,6 +70,8 @@ struct Transformer {
   const bool stream =
       Streams(kWidth * kBytes,
               args.n* args.c * kBytes * (kAnalysis ? 2 * args.k0 * args.k1 : args.h * args.w));
+
+  const Finish<A, T> finish{args.epilogue, args.samples};
 
   // Column frequencies, or row pairs, that are worked on together.
   int64_t Block(int64_t all, int64_t bytes_each) const {
@@ -263,7 +265,9 @@ struct Transformer {
         const int64_t lane = v * kLanes<A>, at = j * kWidth + lane;
         const auto write = [&](int64_t row, int64_t column, Vec<A> value) {
           if (!window.Has(row, column)) return;
-          StreamUpTo<A>(window.At(row, column, c0 + lane, args.c), value, valid - lane, stream);
+          T* to = window.At(row, column, c0 + lane, args.c);
+          value = finish(value, to, c0 + lane, valid - lane);
+          StreamUpTo<A>(to, value, valid - lane, stream);
         };
         const Vec<A> zero = {};
         const Vec<A> ee = Load<A>(fold[0] + at);
@@ -360,11 +364,13 @@ inline void TransformOne(const TransformArgs& args, Pool* pool, int64_t n, int64
 template <typename A, typename T, typename S, bool kAnalysis>
 void TransformAll(const TransformArgs& args, Pool* pool) {
   constexpr int64_t kLane = kLanes<A>;
-  const int64_t vectors = args.c > 2 * kLane ? 4 : args.c > kLane ? 2 : 1;
+  int64_t vectors = args.c > 2 * kLane ? 4 : args.c > kLane ? 2 : 1;
+  // A single example is worth the while of all threads too.
+  while (vectors > 1 && args.n * CeilDiv(args.c, vectors * kLane) < pool->threads) vectors /= 2;
   const int64_t chunks = CeilDiv(args.c, vectors * kLane);
   ParallelFor(pool, args.n * chunks, [&](int64_t task) {
     const int64_t n = task / chunks, c0 = task % chunks * vectors * kLane;
-    const int64_t left = args.c - c0;
+    const int64_t left = Min(args.c - c0, vectors * kLane);
     if (left > 2 * kLane) {
       TransformOne<A, T, S, kAnalysis, 4>(args, pool, n, c0);
     } else if (left > kLane) {

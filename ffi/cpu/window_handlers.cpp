@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/call.h"
+#include "cpu/read_epilogue.h"
 #include "handlers.h"
 
 namespace bandjax {
@@ -62,13 +63,13 @@ bool AreFor(Integers values, size_t rank, int64_t least) {
 
 // Of each axis three tables. The attributes `lengths`, `dilation` and `first` have an integer for
 // each axis.
-ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs tables, int64_t groups,
-                       bool transposed, Integers lengths, Integers dilation, Integers first,
-                       WindowArgs* args) {
+ffi::Error ReadWindows(Buffer x, Buffer y, Buffer taps, ffi::RemainingArgs tables, size_t count,
+                       int64_t groups, bool transposed, Integers lengths, Integers dilation,
+                       Integers first, WindowArgs* args) {
   const size_t rank = lengths.size();
   const ffi::Error error = ReadMaps(x, y, taps, rank, groups, transposed, args);
   if (error.failure()) return error;
-  if (tables.size() != 3 * rank) return Invalid("there must be three tables for each axis");
+  if (count != 3 * rank) return Invalid("there must be three tables for each axis");
   const ffi::DataType type = taps.element_type(), map_type = x.element_type();
   const bool wide = type == ffi::F64;
   if (map_type != type && (wide || map_type != ffi::BF16)) {
@@ -132,10 +133,15 @@ ffi::Error ReadDirect(Buffer x, Buffer y, Buffer taps, int64_t groups, bool tran
 
 ffi::Error Convolve(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::RemainingArgs tables,
                     ffi::Result<Buffer> y, int64_t groups, bool transposed, Integers lengths,
-                    Integers dilation, Integers first) {
+                    Integers dilation, Integers first, bool bias, bool residual, double low,
+                    double high) {
   WindowArgs args{};
-  const ffi::Error error =
-      ReadWindows(x, *y, taps, tables, groups, transposed, lengths, dilation, first, &args);
+  size_t count;
+  ffi::Error error = ReadEpilogue(bias, residual, low, high, tables, *y, &count, &args.epilogue);
+  if (error.success()) {
+    error = ReadWindows(x, *y, taps, tables, count, groups, transposed, lengths, dilation, first,
+                        &args);
+  }
   if (error.failure()) return error;
   PreferHugePages(y->untyped_data(), y->size_bytes());
   return Call(ChosenKernels().windows, args, threads);
@@ -145,18 +151,23 @@ ffi::Error FilterGradient(ffi::ThreadPool threads, Buffer x, Buffer y, ffi::Rema
                           ffi::Result<Buffer> taps, int64_t groups, Integers lengths,
                           Integers dilation, Integers first) {
   WindowArgs args{};
-  const ffi::Error error =
-      ReadWindows(x, y, *taps, tables, groups, false, lengths, dilation, first, &args);
+  const ffi::Error error = ReadWindows(x, y, *taps, tables, tables.size(), groups, false, lengths,
+                                       dilation, first, &args);
   if (error.failure()) return error;
   return Call(ChosenKernels().windows_filter, args, threads);
 }
 
-ffi::Error ConvolveDirectly(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::Result<Buffer> y,
-                            int64_t groups, bool transposed, Integers strides, Integers dilation,
-                            Integers first) {
+ffi::Error ConvolveDirectly(ffi::ThreadPool threads, Buffer x, Buffer taps, ffi::RemainingArgs rest,
+                            ffi::Result<Buffer> y, int64_t groups, bool transposed,
+                            Integers strides, Integers dilation, Integers first, bool bias,
+                            bool residual, double low, double high) {
   DirectArgs args{};
-  const ffi::Error error =
-      ReadDirect(x, *y, taps, groups, transposed, strides, dilation, first, &args);
+  size_t count;
+  ffi::Error error = ReadEpilogue(bias, residual, low, high, rest, *y, &count, &args.epilogue);
+  if (error.success() && count != 0) error = Invalid("there are operands too many");
+  if (error.success()) {
+    error = ReadDirect(x, *y, taps, groups, transposed, strides, dilation, first, &args);
+  }
   if (error.failure()) return error;
   PreferHugePages(y->untyped_data(), y->size_bytes());
   return Call(ChosenKernels().direct, args, threads);
@@ -176,12 +187,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuDirect, ConvolveDirectly,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>()
                                   .Arg<Buffer>()
+                                  .RemainingArgs()
                                   .Ret<Buffer>()
                                   .Attr<int64_t>("groups")
                                   .Attr<bool>("transposed")
                                   .Attr<Integers>("strides")
                                   .Attr<Integers>("dilation")
-                                  .Attr<Integers>("first"));
+                                  .Attr<Integers>("first")
+                                  .Attr<bool>("bias")
+                                  .Attr<bool>("residual")
+                                  .Attr<double>("low")
+                                  .Attr<double>("high"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuDirectFilter, FilterGradientDirectly,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -203,7 +219,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindows, Convolve,
                                   .Attr<bool>("transposed")
                                   .Attr<Integers>("lengths")
                                   .Attr<Integers>("dilation")
-                                  .Attr<Integers>("first"));
+                                  .Attr<Integers>("first")
+                                  .Attr<bool>("bias")
+                                  .Attr<bool>("residual")
+                                  .Attr<double>("low")
+                                  .Attr<double>("high"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(BandjaxCpuWindowsFilter, FilterGradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

@@ -6,7 +6,7 @@
 #ifndef BANDJAX_FFI_CPU_WINDOW_TRANSFORM_H_
 #define BANDJAX_FFI_CPU_WINDOW_TRANSFORM_H_
 
-#include "simd.h"
+#include "epilogue.h"
 
 namespace bandjax {
 namespace BANDJAX_ISA {
@@ -384,6 +384,7 @@ struct WindowTransform {
   void Synthesise(const Side& side, int64_t window, const Scratch& s, A* row, int64_t step,
                   bool stream) const {
     const int64_t count = side.count[0], pairs = CeilDiv(count, 2);
+    const Finish<A, T> finish(args.epilogue, side.map);
     for (int64_t c = 0; c < side.padded; c += kChunk * kLane) {
       const int64_t here = Min(kChunk, (side.padded - c) / kLane);
       const int64_t ld = CeilDiv(side.Positions() * here, 2) * 2 * kLane;
@@ -401,10 +402,12 @@ struct WindowTransform {
 #pragma GCC unroll 2
           for (int i = 0; i < 2; ++i) {
             if (at[i] < 0) continue;
-            if (to) StreamUpTo<A>(to + at[i], a[i] + b[i], valid[i], stream);
-            if (mirror && count - 1 - k != k) {
-              StreamUpTo<A>(mirror + at[i], a[i] - b[i], valid[i], stream);
-            }
+            const auto store = [&](T* row, Vec<A> value) {
+              value = finish(value, row + at[i], side.channels - valid[i], valid[i]);
+              StreamUpTo<A>(row + at[i], value, valid[i], stream);
+            };
+            if (to) store(to, a[i] + b[i]);
+            if (mirror && count - 1 - k != k) store(mirror, a[i] - b[i]);
           }
         };
         Pairs<A>(pairs, Kept(0), side.cosines[0], side.sines[0], 1, pairs, s.re + q, s.im + q, ld,
