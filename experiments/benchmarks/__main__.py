@@ -256,6 +256,11 @@ def _try(implementation: str) -> None:
         ) from error
 
 
+# Variables that keep a side from instructions which the processor has: bandjax, and the library
+# that computes for PyTorch, ONNX Runtime and OpenVINO.
+_INSTRUCTION_SETS = ("BANDJAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+
+
 def _provenance() -> Record:
     record = provenance()
     for package in PACKAGES:
@@ -264,6 +269,9 @@ def _provenance() -> Record:
     device = jax.devices()[0]
     on_gpu = device.platform == "gpu"
     record["machine"]["device"] = device.device_kind if on_gpu else record["machine"]["cpu"]
+    limits = {name: os.environ[name] for name in _INSTRUCTION_SETS if name in os.environ}
+    if limits:
+        record["machine"]["instruction_sets"] = limits
     if hasattr(os, "getloadavg"):
         record["machine"]["load_before"] = os.getloadavg()[0]
     return record

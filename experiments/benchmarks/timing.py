@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ PAUSE = 0.01
 # Calls that are not counted, of each function in its process: the first ones meet cold caches,
 # fresh pages and a processor that has not yet reached its clock.
 WARM_SECONDS, WARM_CALLS = 0.3, 10
-# A shorter call is counted right after one that is not: the other functions of its process have
-# filled the caches meanwhile, while a process of one function finds its own data there.
+# A call shorter than this is counted right after calls that are not, for about so long: the other
+# functions of its process have filled the caches meanwhile, while a process of one function finds
+# its own data there.
 SHORT = 0.03
 
 
@@ -99,8 +101,8 @@ def sampled(
 
     Args:
         calls: each computes its result and waits for it.
-        runs: rounds, after a first call of each, and as many more as warm it up. A call shorter
-            than SHORT is made twice in each, and counted once.
+        runs: rounds, after a first call of each, and as many more as warm it up. Of a call shorter
+            than SHORT those of about that time go before it in each, and are not counted.
         seconds: what all timed calls of one function may take; at least one is made.
         advance: told the share of the work that is done, after each call.
     """
@@ -111,12 +113,12 @@ def sampled(
         first[name] = _timed(call)
         advance(number / len(calls) / (runs + 1))
     planned = {name: min(runs, int(seconds / max(s, 1e-9))) for name, s in first.items()}
-    short = set()
+    before = {}  # calls in a round that are not counted
     for name, s in first.items():
         warm = min(WARM_CALLS, int(WARM_SECONDS / max(s, 1e-9))) if planned[name] else 0
         spent = [_timed(calls[name], 0) for _ in range(warm)]
-        if min(spent, default=s) < SHORT:
-            short.add(name)
+        least = min(spent, default=s)
+        before[name] = min(WARM_CALLS, math.ceil(SHORT / least)) if least < SHORT else 0
     taken: dict[str, list[float]] = {name: [] if planned[name] else [first[name]] for name in calls}
     names = list(calls)
     for number in range(runs):
@@ -124,7 +126,7 @@ def sampled(
         for name in names[start:] + names[:start]:
             n = planned[name]
             if (number + 1) * n // runs > number * n // runs:
-                if name in short:
+                for _ in range(before[name]):
                     calls[name]()
                 taken[name].append(_timed(calls[name]))
         advance((number + 2) / (runs + 1))
