@@ -9,7 +9,7 @@ The rules are those of ``lax``, but for two things. The filter's gradient under 
 wrongly, without an error, where the examples lie on several devices. And a dilated input, that of a
 transposed convolution: XLA writes it out with its zeros, and computes the filter's gradient by a
 window as large as the map; here the outputs between two samples of the input are channels of one
-convolution without zeros, see :func:`_by_phases`.
+convolution without zeros, see :func:`by_phases`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,7 +82,9 @@ def _backend(
         a if s == d == 1 else 1
         for a, s, d in zip(spec.input_dilation, spec.strides, spec.kernel_dilation, strict=True)
     )
-    return _by_phases(spec, phases, x, kernel) if max(phases) > 1 else _within(spec, x, kernel)
+    if max(phases) == 1:
+        return _within(spec, x, kernel)
+    return by_phases(spec, phases, x, kernel, _within)
 
 
 def _lax_input_gradient(
@@ -163,11 +166,61 @@ def _within(
     return _plain(inner, x, kernel)
 
 
-def _by_phases(
+def strided_input_gradient(
+    spec: DenseConvSpec,
+    y: Float[Array, "N *spatial_out O"],
+    kernel: Float[Array, "*taps c O"],
+    convolve: Callable[[DenseConvSpec, jax.Array, jax.Array], jax.Array],
+) -> Float[Array, "N *spatial C"]:
+    """The input's gradient as a convolution of the cotangent without strides and dilations.
+
+    That of a strided convolution is one of a dilated cotangent, see :func:`by_phases`. Along an
+    axis with one tap all phases but one are zero, and are not computed.
+
+    Args:
+      spec: without ``input_dilation``; where there are strides without ``kernel_dilation``.
+      y, kernel: as for the input's gradient.
+      convolve: see :func:`by_phases`.
+    """
+    rank, groups = len(spec.size), spec.groups
+    kernel = jnp.flip(kernel, tuple(range(rank)))
+    each, features = kernel.shape[-2], kernel.shape[-1] // groups
+    kernel = kernel.reshape(*spec.taps, each, groups, features)
+    kernel = jnp.swapaxes(kernel, -1, -3).reshape(*spec.taps, features, groups * each)
+    spread = [k == 1 and s > 1 for k, s in zip(spec.taps, spec.strides, strict=True)]
+    sizes = [o if put else n for n, o, put in zip(spec.size, spec.out, spread, strict=True)]
+    padding = []
+    for axis, size in enumerate(sizes):
+        reach = (spec.taps[axis] - 1) * spec.kernel_dilation[axis]
+        low = 0 if spread[axis] else reach - spec.padding[axis][0]
+        padding.append((low, size + reach - spec.out[axis] - low))
+    phases = tuple(1 if put else s for s, put in zip(spec.strides, spread, strict=True))
+    whole = dataclasses.replace(
+        spec,
+        size=spec.out,
+        out=tuple(sizes),
+        strides=(1,) * rank,
+        padding=tuple(padding),
+        input_dilation=phases,
+    )
+    x = by_phases(whole, phases, y, kernel, convolve)
+    if not any(spread):
+        return x
+    widths = [
+        (-low, n - 1 + low - (o - 1) * s, s - 1) if put else (0, 0, 0)
+        for n, o, s, (low, _), put in zip(
+            spec.size, spec.out, spec.strides, spec.padding, spread, strict=True
+        )
+    ]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+
+
+def by_phases(
     spec: DenseConvSpec,
     phases: tuple[int, ...],
     x: Float[Array, "N *spatial C"],
     kernel: Float[Array, "*taps c O"],
+    convolve: Callable[[DenseConvSpec, jax.Array, jax.Array], jax.Array],
 ) -> Float[Array, "N *spatial_out O"]:
     """A convolution of a dilated input as one of the input, with a channel for each phase.
 
@@ -180,6 +233,7 @@ def _by_phases(
       spec: of the whole convolution.
       phases: of each axis its dilation, or 1 where the axis is convolved as it is.
       x, kernel: as the whole takes them.
+      convolve: computes that convolution, of its spec, input and kernel.
     """
     taps, out, padding, early = [], [], [], []
     for axis, a in enumerate(phases):
@@ -218,7 +272,7 @@ def _by_phases(
             1 if a > 1 else d for a, d in zip(phases, spec.input_dilation, strict=True)
         ),
     )
-    y = _within(inner, x, kernel)
+    y = convolve(inner, x, kernel)
     # (N, *fewer, groups, *phases, o) to (N, *out, O)
     y = y.reshape(y.shape[0], *out, groups, *phases, features // groups)
     order = [0, *(i for axis in range(rank) for i in (1 + axis, 2 + rank + axis))]

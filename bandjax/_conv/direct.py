@@ -30,10 +30,6 @@ class DirectSpec(ExactSpec):
     target: ClassVar[str] = "direct"
     reads_bfloat16: ClassVar[bool] = False
 
-    def computes(self, which: str) -> bool:
-        """The input's gradient of a strided convolution has a dilated input."""
-        return which != "input_gradient" or max(self.dense.strides) == 1
-
     def attributes(self, which: str) -> dict[str, Any]:
         """Those of the handler for a contraction."""
         return {**super().attributes(which), "strides": np.array(self.dense.strides, np.int64)}

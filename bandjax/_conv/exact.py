@@ -45,10 +45,6 @@ class ExactSpec:
     target: ClassVar[str]
     reads_bfloat16: ClassVar[bool]
 
-    def computes(self, which: str) -> bool:
-        """Whether the kernel computes a contraction; else it is the backend's."""
-        return True
-
     def attributes(self, which: str) -> dict[str, Any]:
         """Those of the handler; the input's gradient is a convolution of the cotangent."""
         spec, transposed = self.dense, which == "input_gradient"
@@ -182,9 +178,9 @@ def _call(
 ) -> jax.Array:
     """The kernel's contraction, or the backend's, of operands of any type."""
     dtype, given = np.dtype(compute_dtype(b.dtype)), a.dtype
-    if not spec.computes(which):
-        wide = getattr(dense, which)(spec.dense, a.astype(dtype), b.astype(dtype))
-        return wide if which == "filter_gradient" else wide.astype(given)
+    if which == "input_gradient" and max(spec.dense.strides) > 1:
+        a, b = a.astype(dtype), b.astype(dtype)
+        return _strided_input_gradient(spec, a, b).astype(given)
     narrow = spec.reads_bfloat16 and given == jnp.bfloat16
     if which != "filter_gradient":
         a, b = a if narrow else a.astype(dtype), b.astype(dtype)
@@ -197,6 +193,18 @@ def _call(
         own = finish.epilogue.typed(finish.operands, dtype, a.dtype)
         (out,) = _finished(spec, dtype, finish.epilogue)(a, b, *tables, *own)
     return out if which == "filter_gradient" else out.astype(given)
+
+
+def _strided_input_gradient(spec: ExactSpec, y: jax.Array, kernel: jax.Array) -> jax.Array:
+    """By the kernel where the phases of the strides are channels, else the backend's."""
+    axes = zip(spec.dense.strides, spec.dense.kernel_dilation, strict=True)
+    if any(stride > 1 and dilation > 1 for stride, dilation in axes):
+        return dense.input_gradient(spec.dense, y, kernel)
+
+    def by_kernel(inner: DenseConvSpec, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _call("convolve", dataclasses.replace(spec, dense=inner), x, kernel)
+
+    return dense.strided_input_gradient(spec.dense, y, kernel, by_kernel)
 
 
 def _convolve(

@@ -5,6 +5,7 @@ Their constants were fitted to layers of one to three axes on two AVX-512 cores.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -35,12 +36,26 @@ def direct(geometry: ConvGeometry, target: Target) -> float:
         projection += cost.NATIVE_TABLE * transform + cost.NATIVE_SAMPLE * moved
     if target.inference:
         return forward + projection + calls
-    if max(axis.stride for axis in axes) == 1:
-        back = _direct_pass(geometry, outputs, inputs)
-    else:  # The backend's.
+    if any(axis.stride > 1 and axis.kernel_dilation > 1 for axis in axes):  # The backend's.
         reads = batch * math.prod(axis.out * axis.taps for axis in axes)
         back = reads * cost.pairs(geometry) * cost.dense_rate(geometry)
+    else:
+        back = _direct_pass(*_phases(geometry))
     return (1 + _DIRECT_FILTER) * forward + back + 3 * (projection + calls)
+
+
+def _phases(geometry: ConvGeometry) -> tuple[ConvGeometry, int, int]:
+    """Of the input's gradient, whose phases are channels: geometry, input and output channels."""
+    axes, phases = [], 1
+    for axis in geometry.axes:
+        stride = axis.stride if axis.taps > 1 else 1
+        early = (axis.padding[0] - axis.taps) % stride  # as dense.by_phases has it
+        points = -(-(axis.size + early) // stride) if axis.taps > 1 else axis.out
+        taps = -(-axis.taps // stride)
+        axes.append(dataclasses.replace(axis, size=axis.out, out=points, taps=taps))
+        phases *= stride
+    whole = dataclasses.replace(geometry, axes=tuple(axes))
+    return whole, geometry.out_features, phases * geometry.in_features
 
 
 def _direct_pass(geometry: ConvGeometry, inputs: int, outputs: int) -> float:
