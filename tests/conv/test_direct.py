@@ -69,6 +69,12 @@ CASES = [
     ((13, 10), (3, 3), {"strides": (1, 3), "padding": [(3, 0), (1, 4)]}, (3, 40)),
     ((8, 8), (1, 1), {"strides": 2}, (16, 64)),
     ((13, 10), (3, 3), {"padding": [(-1, 2), (0, -2)]}, (3, 5)),
+    ((13, 10), (3, 2), {"padding": [(-1, 2), (4, -3)], "strides": (2, 3)}, (3, 5)),
+    ((13, 12), (1, 3), {"padding": [(1, 2), (0, 1)], "strides": 3}, (3, 5)),
+    ((13, 12), (3, 1), {"padding": [(0, -2), (-3, 0)], "strides": 2}, (4, 20)),
+    ((13, 12), (3, 2), {"strides": (2, 1), "kernel_dilation": (1, 2)}, (3, 20)),
+    ((13, 12), (3, 2), {"strides": 2, "kernel_dilation": (2, 1)}, (3, 20)),
+    ((4, 4), (3, 3), {"strides": 2}, (70, 128)),
     ((20, 19), (3, 3), {"kernel_dilation": (2, 3)}, (6, 10)),
     ((20, 19), (3, 3), {"feature_group_count": 3}, (6, 9)),
     ((20, 19), (3, 3), {"feature_group_count": 2, "strides": 2}, (40, 34)),
@@ -90,6 +96,15 @@ def test_values_and_gradients(sizes, taps, options, channels):
     agree(
         value_and_gradients(direct(**options), *given), value_and_gradients(lax(**options), *given)
     )
+
+
+@pytest.mark.parametrize(("dilation", "by_kernel"), [(1, True), (2, False)])
+def test_the_gradient_of_a_strided_input_is_a_convolution_by_the_kernel(dilation, by_kernel):
+    f = direct(strides=2, kernel_dilation=dilation)
+    x, w = drawn(1, 8, 8, 4, dtype=jnp.float32), drawn(3, 3, 4, 6, dtype=jnp.float32)
+    ct = jnp.ones(jax.eval_shape(f, x, w).shape)
+    program = jax.jit(lambda w, ct: jax.vjp(lambda x: f(x, w), x)[1](ct)).lower(w, ct)
+    assert ("bandjax_direct" in program.compile().as_text()) == by_kernel
 
 
 @pytest.mark.usefixtures("x64")

@@ -56,6 +56,24 @@ def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
     assert shares[-1] == 1
 
 
+def test_a_short_call_is_counted_behind_others_of_its_own(monkeypatch):
+    clock, calls = [0.0], []
+
+    def call(name, seconds):
+        def function():
+            calls.append(name)
+            clock[0] += seconds
+
+        return function
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    found = timing.interleaved({"a": call("a", 0.008), "b": call("b", 0.031)}, 3, 9.0)
+    assert [found[name].runs for name in "ab"] == [3, 3]
+    rounds = "".join(calls[2 + 10 + 9 :])  # after the first calls and those that warm up
+    assert rounds == "aaaaab" + "baaaaa" + "aaaaab"  # four of a's five do not count
+
+
 @pytest.mark.full
 def test_run_writes_tables_json_and_a_picture(tmp_path, capsys):
     out = tmp_path / "deep" / "b.json"
