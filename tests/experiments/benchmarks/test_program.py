@@ -25,9 +25,10 @@ SMALL_RUN = ["--workloads", "stage4", "--batch", "1", "--processes", "1", "--run
 SMALL_RUN += ["--seconds", "0"]
 
 
-def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
-    clock = [0.0]
-    calls = []
+@pytest.fixture
+def clocked(monkeypatch):
+    """What makes functions that take a time of a clock of its own, and the names of their calls."""
+    clock, calls = [0.0], []
 
     def call(name, seconds):
         def function():
@@ -38,6 +39,11 @@ def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    return call, calls
+
+
+def test_slow_calls_take_part_in_fewer_rounds(clocked):
+    call, calls = clocked
     shares = []
     found = timing.interleaved(
         {"quick": call("quick", 0.125), "slow": call("slow", 2.0), "absurd": call("absurd", 60.0)},
@@ -56,18 +62,8 @@ def test_slow_calls_take_part_in_fewer_rounds(monkeypatch):
     assert shares[-1] == 1
 
 
-def test_a_short_call_is_counted_behind_others_of_its_own(monkeypatch):
-    clock, calls = [0.0], []
-
-    def call(name, seconds):
-        def function():
-            calls.append(name)
-            clock[0] += seconds
-
-        return function
-
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+def test_a_short_call_is_counted_behind_others_of_its_own(clocked):
+    call, calls = clocked
     found = timing.interleaved({"a": call("a", 0.008), "b": call("b", 0.031)}, 3, 9.0)
     assert [found[name].runs for name in "ab"] == [3, 3]
     rounds = "".join(calls[2 + 10 + 9 :])  # after the first calls and those that warm up
