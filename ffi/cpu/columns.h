@@ -35,7 +35,7 @@ class Columns {
   void Convolve() const {
     const Synthesis to(args_.to);
     const Product product(args_.product);
-    A* z = static_cast<A*>(pool_->shared(pool_, WorkspaceBytes(to)));
+    const auto z = WorkspaceOf(to, static_cast<A*>(pool_->shared(pool_, WorkspaceBytes(to))));
     constexpr int64_t kEach = 2;
     ParallelFor(pool_, CeilDiv(k1_, kEach), [&](int64_t task) {
       Arena arena(pool_, to.DeskBytes() + ColumnBytes(out_) + ProductBytes(product));
@@ -46,6 +46,7 @@ class Columns {
         Spread<true>(product, at, InputAt(at, 0), y, own);
         Outer(to, at, y, z, desk);
       }
+      EndStream(z.past);
     });
     Rows(to, z);
   }
@@ -56,10 +57,11 @@ class Columns {
     const Product product(args_.product);
     MultiplyArgs reduced = args_.product;
     reduced.taps = args_.gradient;
-    A* z_from = static_cast<A*>(
+    A* shared = static_cast<A*>(
         pool_->shared(pool_, WorkspaceBytes(from) + WorkspaceBytes(to) + PartialBytes()));
-    A* z_to = z_from + WorkspaceBytes(from) / sizeof(A);
-    A* partial = z_to + WorkspaceBytes(to) / sizeof(A);
+    const auto z_from = WorkspaceOf(from, shared);
+    const auto z_to = WorkspaceOf(to, shared + WorkspaceBytes(from) / sizeof(A));
+    A* partial = z_to.z + WorkspaceBytes(to) / sizeof(A);
     reduced.partial = partial;
     Rows(from, z_from);
     // The parts depend on the shapes alone, and so does the order of all additions.
@@ -78,6 +80,7 @@ class Columns {
         Spread<false>(product, at, ct.Left(0), dx, own);
         Outer(to, at, dx, z_to, to_desk);
       }
+      EndStream(z_to.past);
     });
     Product(reduced).SumChunks(pool_, parts, taps_);
     Rows(to, z_to);
@@ -96,6 +99,11 @@ class Columns {
   template <typename Lines>
   size_t WorkspaceBytes(const Lines& lines) const {
     return Arena::Bytes<A>(n_ * lines.chunks_ * PlaneNumbers(lines));
+  }
+
+  template <typename Lines>
+  typename Lines::Workspace WorkspaceOf(const Lines& lines, A* z) const {
+    return Lines::SharedWorkspace(z, Lines::Pitch(lines.height_), WorkspaceBytes(lines));
   }
 
   size_t ColumnBytes(int64_t channels) const { return 2 * Arena::Bytes<A>(k0_ * n_ * channels); }
@@ -164,9 +172,10 @@ class Columns {
   }
 
   // The lines of a column frequency, of all examples and channels.
-  template <typename Lines, typename Desk>
-  void Outer(const Lines& lines, int64_t at, const Column& column, A* z, const Desk& desk) const {
-    const int64_t pitch = Lines::Pitch(lines.height_), plane = PlaneNumbers(lines);
+  template <typename Lines>
+  void Outer(const Lines& lines, int64_t at, const Column& column,
+             const typename Lines::Workspace& z, const typename Lines::Desk& desk) const {
+    const int64_t plane = PlaneNumbers(lines);
     lines.SetFactors(at, desk.factors);
     for (int64_t index = 0; index < n_ * lines.chunks_; ++index) {
       const auto item = lines.ItemAt(index);
@@ -174,16 +183,16 @@ class Columns {
         const int64_t c = item.c + v * Lines::kLane, first = item.n * column.channels + c;
         lines.template OuterLine<A>(column.channels - c, column.re + first, column.im + first,
                                     column.next, false,
-                                    z + index * plane + at * pitch + v * Lines::kWide, desk);
+                                    z.At(index * plane + at * z.pitch + v * Lines::kWide), desk);
       }
     }
   }
 
   // All rows of the maps.
   template <typename Lines>
-  void Rows(const Lines& lines, A* z) const {
+  void Rows(const Lines& lines, const typename Lines::Workspace& z) const {
     constexpr int64_t kEach = 8;
-    const int64_t blocks = CeilDiv(lines.height_, kEach), pitch = Lines::Pitch(lines.height_);
+    const int64_t blocks = CeilDiv(lines.height_, kEach);
     ParallelFor(pool_, n_ * lines.chunks_ * blocks, [&](int64_t task) {
       Arena arena(pool_, lines.DeskBytes());
       const auto desk = lines.TakeDesk(&arena);
@@ -191,11 +200,11 @@ class Columns {
       const auto item = lines.ItemAt(index);
       for (int64_t i = begin; i < Min(lines.height_, begin + kEach); i += 2) {
         for (int64_t v = 0; v < item.vectors; ++v) {
-          lines.Rows(item, v, 0, i, Min(i + 2, lines.height_),
-                     z + index * PlaneNumbers(lines) + v * Lines::kWide, pitch, desk);
+          lines.Rows(item, v, 0, i, Min(i + 2, lines.height_), z.At(index * PlaneNumbers(lines)),
+                     desk);
         }
       }
-      EndStream(lines.stream_);
+      EndStream(lines.stream_ || z.past);
     });
   }
 

@@ -28,6 +28,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
       Base::solid_, Base::stream_, Base::DeskBytes, Base::ItemAt, Base::TakeDesk;
   using typename Base::Desk;
   using typename Base::Item;
+  using typename Base::Workspace;
 
  public:
   Fourier(const FourierArgs& args, Pool* pool) : Base(args), pool_(pool) {}
@@ -58,25 +59,25 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
     });
   }
 
-  void Columns(const Item& item, int64_t begin, int64_t end, A* z, int64_t pitch,
+  void Columns(const Item& item, int64_t begin, int64_t end, const Workspace& z,
                const Desk& desk) const {
     for (int64_t at = begin; at < end; ++at) {
       this->SetFactors(at, desk.factors);
       for (int64_t v = 0; v < item.vectors; ++v) {
-        this->OuterColumn(item, v, at, z + at * pitch + v * kWide, desk);
+        this->OuterColumn(item, v, at, z, desk);
       }
     }
-    EndStream(kAnalysis && stream_);
+    EndStream(kAnalysis ? stream_ : z.past);
   }
 
-  void PlaneRows(const Item& item, int64_t d, int64_t begin, int64_t end, A* z, int64_t pitch,
+  void PlaneRows(const Item& item, int64_t d, int64_t begin, int64_t end, const Workspace& z,
                  const Desk& desk) const {
     for (int64_t i = begin; i < end; i += 2) {
       for (int64_t v = 0; v < item.vectors; ++v) {
-        this->Rows(item, v, d, i, Min(i + 2, end), z + v * kWide, pitch, desk);
+        this->Rows(item, v, d, i, Min(i + 2, end), z, desk);
       }
     }
-    EndStream(!kAnalysis && stream_);
+    EndStream(kAnalysis ? z.past : stream_);
   }
 
   void Planes() const {
@@ -88,16 +89,17 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
       ParallelFor(pool_, items, [&](int64_t index) {
         Arena arena(pool_, DeskBytes() + bytes);
         const Desk desk = TakeDesk(&arena);
-        A* z = arena.template Take<A>(numbers);
+        const Workspace z = {arena.template Take<A>(numbers), pitch, false};
         const Item item = ItemAt(index);
-        if constexpr (kAnalysis) PlaneRows(item, 0, 0, height_, z, pitch, desk);
-        Columns(item, 0, last_kept_, z, pitch, desk);
-        if constexpr (!kAnalysis) PlaneRows(item, 0, 0, height_, z, pitch, desk);
+        if constexpr (kAnalysis) PlaneRows(item, 0, 0, height_, z, desk);
+        Columns(item, 0, last_kept_, z, desk);
+        if constexpr (!kAnalysis) PlaneRows(item, 0, 0, height_, z, desk);
       });
       return;
     }
     const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
-    A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
+    const Workspace shared = Base::SharedWorkspace(
+        static_cast<A*>(pool_->shared(pool_, group * bytes)), pitch, group * bytes);
     constexpr int64_t kRowsEach = 8, kColumnsEach = 2;
     for (int64_t first = 0; first < items; first += group) {
       const int64_t count = Min(group, items - first);
@@ -107,7 +109,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
           Arena arena(pool_, DeskBytes());
           const int64_t index = task / blocks, begin = task % blocks * kRowsEach;
           PlaneRows(ItemAt(first + index), 0, begin, Min(height_, begin + kRowsEach),
-                    shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+                    shared.At(index * bytes / sizeof(A)), TakeDesk(&arena));
         });
       };
       if constexpr (kAnalysis) rows();
@@ -116,24 +118,25 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
         Arena arena(pool_, DeskBytes());
         const int64_t index = task % count, begin = task / count * kColumnsEach;
         Columns(ItemAt(first + index), begin, Min(last_kept_, begin + kColumnsEach),
-                shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+                shared.At(index * bytes / sizeof(A)), TakeDesk(&arena));
       });
       if constexpr (!kAnalysis) rows();
     }
   }
 
-  // Plane d of a solid, whose columns are those of `solid`, `pitch` apart.
-  void SolidPlane(const Item& item, int64_t d, A* solid, int64_t pitch, A* z,
+  // Plane d of a solid; the plane's own columns are in `z`.
+  void SolidPlane(const Item& item, int64_t d, const Workspace& solid, const Workspace& z,
                   const Desk& desk) const {
-    const int64_t plane_pitch = Pitch(height_);
-    if constexpr (kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
+    if constexpr (kAnalysis) PlaneRows(item, d, 0, height_, z, desk);
     for (int64_t u = 0; u < last_kept_; ++u) {
       for (int64_t v = 0; v < item.vectors; ++v) {
-        this->Column(1, z + u * plane_pitch + v * kWide, solid + u * pitch + d * kGap + v * kWide,
-                     last_kept_ * pitch, desk);
+        this->Column(1, z.z + u * z.pitch + v * kWide,
+                     solid.z + u * solid.pitch + d * kGap + v * kWide, last_kept_ * solid.pitch,
+                     kAnalysis && solid.past, desk);
       }
     }
-    if constexpr (!kAnalysis) PlaneRows(item, d, 0, height_, z, plane_pitch, desk);
+    EndStream(kAnalysis && solid.past);
+    if constexpr (!kAnalysis) PlaneRows(item, d, 0, height_, z, desk);
   }
 
   void Solids() const {
@@ -141,7 +144,8 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
     const int64_t plane = last_kept_ * Pitch(height_);
     const int64_t bytes = static_cast<int64_t>(Arena::Bytes<A>(inner_kept_ * pitch));
     const int64_t group = Max(1, Min(items, kSharedBytes / bytes));
-    A* shared = static_cast<A*>(pool_->shared(pool_, group * bytes));
+    const Workspace shared = Base::SharedWorkspace(
+        static_cast<A*>(pool_->shared(pool_, group * bytes)), pitch, group * bytes);
     constexpr int64_t kColumnsEach = 8;
     for (int64_t first = 0; first < items; first += group) {
       const int64_t count = Min(group, items - first);
@@ -149,10 +153,10 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
         ParallelFor(pool_, count * depth_, [&](int64_t task) {
           Arena arena(pool_, DeskBytes() + Arena::Bytes<A>(plane));
           const Desk desk = TakeDesk(&arena);
-          A* z = arena.template Take<A>(plane);
+          const Workspace z = {arena.template Take<A>(plane), Pitch(height_), false};
           const int64_t index = task / depth_;
-          SolidPlane(ItemAt(first + index), task % depth_, shared + index * bytes / sizeof(A),
-                     pitch, z, desk);
+          SolidPlane(ItemAt(first + index), task % depth_, shared.At(index * bytes / sizeof(A)), z,
+                     desk);
         });
       };
       if constexpr (kAnalysis) planes();
@@ -161,7 +165,7 @@ class Fourier : FourierLines<A, T, S, kAnalysis> {
         Arena arena(pool_, DeskBytes());
         const int64_t index = task % count, begin = task / count * kColumnsEach;
         Columns(ItemAt(first + index), begin, Min(inner_kept_, begin + kColumnsEach),
-                shared + index * bytes / sizeof(A), pitch, TakeDesk(&arena));
+                shared.At(index * bytes / sizeof(A)), TakeDesk(&arena));
       });
       if constexpr (!kAnalysis) planes();
     }

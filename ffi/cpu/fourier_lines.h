@@ -57,6 +57,27 @@ class FourierLines {
   // cache.
   static int64_t Pitch(int64_t points) { return (points | 1) * kGap; }
 
+  // Columns of vectors, `pitch` numbers from one to the next. What many threads write, and read when
+  // all of it is there, goes past their caches.
+  struct Workspace {
+    A* z;
+    int64_t pitch;
+    bool past;
+    Workspace At(int64_t numbers) const { return {z + numbers, pitch, past}; }
+  };
+  static Workspace SharedWorkspace(A* z, int64_t pitch, int64_t bytes) {
+    return {z, pitch, Streams(kWide * sizeof(A), bytes)};
+  }
+  static BANDJAX_INLINE void Keep(A* to, Vec<A> re, Vec<A> im, bool past) {
+    if (past) {
+      Stream<A>(to, re);
+      Stream<A>(to + kLane, im);
+    } else {
+      Store<A>(to, re);
+      Store<A>(to + kLane, im);
+    }
+  }
+
   // What a thread needs to work on one line.
   struct Desk {
     A *line, *scratch, *factors;
@@ -151,28 +172,28 @@ class FourierLines {
     }
   }
 
-  // Rows `begin` to `end` of plane d. Row i of frequency u is at z + u * step + i * kGap.
-  void Rows(const Item& item, int64_t v, int64_t d, int64_t begin, int64_t end, A* z, int64_t step,
+  // Rows `begin` to `end` of plane d, of which each column of the workspace holds a frequency.
+  void Rows(const Item& item, int64_t v, int64_t d, int64_t begin, int64_t end, const Workspace& to,
             const Desk& desk) const {
+    const int64_t step = to.pitch;
     const int64_t c = item.c + v * kLane, row = last_.samples * args_.c;
     const int64_t first = (item.n * depth_ + d) * height_;
     T* plane = static_cast<T*>(args_.samples) + first * row + c;
     for (int64_t i = begin; i < end; i += 2) {
       T* a = plane + i * row;
       T* b = i + 1 < height_ ? a + row : nullptr;
-      A* at = z + i * kGap;
+      A* at = to.z + v * kWide + i * kGap;
       if constexpr (kAnalysis) {
         AnalyseRows(a, b, args_.c - c, 2 * row, desk);
         for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
           Vec<A> rows[4];
           Part(desk.line, u, rows);
-          Fetch<1>(at + 2 * kGap);
-          Fetch<1>(at + 3 * kGap);
-          Store<A>(at, rows[0]);
-          Store<A>(at + kLane, rows[1]);
-          if (b == nullptr) continue;
-          Store<A>(at + kGap, rows[2]);
-          Store<A>(at + kGap + kLane, rows[3]);
+          if (!to.past) {
+            Fetch<1>(at + 2 * kGap);
+            Fetch<1>(at + 3 * kGap);
+          }
+          Keep(at, rows[0], rows[1], to.past);
+          if (b != nullptr) Keep(at + kGap, rows[2], rows[3], to.past);
         }
       } else {
         for (int64_t u = 0; u <= last_.limit; ++u, at += step) {
@@ -192,8 +213,8 @@ class FourierLines {
   // --------------------------------------------------------------------- columns of a workspace
 
   // A line of axis 0 or 1 between two workspaces: `column` holds its samples one after another,
-  // `step` lies between its frequencies in `spectrum`.
-  void Column(int axis, A* column, A* spectrum, int64_t step, const Desk& desk) const {
+  // `step` lies between its frequencies in `spectrum`; `past` tells of what is written.
+  void Column(int axis, A* column, A* spectrum, int64_t step, bool past, const Desk& desk) const {
     const FourierPlan& plan = *args_.plans[axis];
     const int64_t kept = args_.kept[axis];
     if constexpr (kAnalysis) {
@@ -201,15 +222,14 @@ class FourierLines {
       Transform(axis, desk);
       for (int64_t row = 0; row < kept; ++row) {
         const A* point = desk.line + plan.read_at[Entry(plan, kept, row)] * kWide;
-        Store<A>(spectrum + row * step, Load<A>(point));
-        Store<A>(spectrum + row * step + kLane, Load<A>(point + kLane));
+        Keep(spectrum + row * step, Load<A>(point), Load<A>(point + kLane), past);
       }
     } else {
       for (int64_t row = 0; row < kept; ++row) {
         const A* from = spectrum + row * step;
         Put(desk.line, plan.load_at[Entry(plan, kept, row)], Load<A>(from + kLane), Load<A>(from));
       }
-      StoreColumn(axis, column, desk);
+      StoreColumn(axis, column, past, desk);
     }
   }
   void LoadColumn(const FourierPlan& plan, const A* column, A* line) const {
@@ -219,14 +239,13 @@ class FourierLines {
     }
     Clear(plan, line);
   }
-  void StoreColumn(int axis, A* column, const Desk& desk) const {
+  void StoreColumn(int axis, A* column, bool past, const Desk& desk) const {
     const FourierPlan& plan = *args_.plans[axis];
     Clear(plan, desk.line);
     Transform(axis, desk);
     for (int64_t j = 0; j < plan.samples; ++j) {
       const A* point = desk.line + plan.read_at[j] * kWide;
-      Store<A>(column + j * kGap, Load<A>(point + kLane));
-      Store<A>(column + j * kGap + kLane, Load<A>(point));
+      Keep(column + j * kGap, Load<A>(point + kLane), Load<A>(point), past);
     }
   }
   // Where a plan has kept frequency `row`: its frequency is `row`, or row - kept behind the limit.
@@ -236,17 +255,19 @@ class FourierLines {
 
   // A line of the outermost axis between a workspace and the spectrum, at `at` of the frequencies
   // of the other axes.
-  void OuterColumn(const Item& item, int64_t v, int64_t at, A* column, const Desk& desk) const {
+  void OuterColumn(const Item& item, int64_t v, int64_t at, const Workspace& column,
+                   const Desk& desk) const {
     const int64_t c = item.c + v * kLane, first = (at * args_.n + item.n) * args_.c + c;
     OuterLine<S>(args_.c - c, static_cast<S*>(args_.re) + first, static_cast<S*>(args_.im) + first,
-                 inner_kept_ * args_.n * args_.c, stream_, column, desk);
+                 inner_kept_ * args_.n * args_.c, stream_,
+                 column.At(at * column.pitch + v * kWide), desk);
   }
   // The same of a spectrum whose frequencies of that axis are `step` apart; the factors are set.
   template <typename R>
-  void OuterLine(int64_t valid, R* re, R* im, int64_t step, bool stream, A* column,
+  void OuterLine(int64_t valid, R* re, R* im, int64_t step, bool stream, const Workspace& column,
                  const Desk& desk) const {
     if constexpr (kAnalysis) {
-      LoadColumn(outer_, column, desk.line);
+      LoadColumn(outer_, column.z, desk.line);
       Transform(outer_axis_, desk);
     }
     const int64_t ahead = args_.n * args_.c;
@@ -267,7 +288,7 @@ class FourierLines {
         Put(desk.line, outer_.load_at[entry], r * f_im + i * f_re, r * f_re - i * f_im);
       }
     }
-    if constexpr (!kAnalysis) StoreColumn(outer_axis_, column, desk);
+    if constexpr (!kAnalysis) StoreColumn(outer_axis_, column.z, column.past, desk);
   }
 
   // What an axis of one sample and one frequency, which is not transformed, multiplies by.

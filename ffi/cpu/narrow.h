@@ -121,14 +121,15 @@ struct Narrow : Filter<A> {
     }
   }
 
-  // W of one row of the sum at a row frequency.
+  // W of one row of the sum at a row frequency; of three taps from their planes.
   template <bool kThree>
-  BANDJAX_INLINE void Spectrum(const A* q, const A* re, const A* im, Vec<A>* w_re,
+  BANDJAX_INLINE void Spectrum(const A* q, const Vec<A> (&p)[6], Phases phases, Vec<A>* w_re,
                                Vec<A>* w_im) const {
+    const A *re = phases.re, *im = phases.im;
     const auto at = [&](int64_t plane) { return Load<A>(q + plane * kLane); };
     if constexpr (kThree) {
-      *w_re = at(0) + *re * at(2) - *im * at(5);
-      *w_im = at(1) + *re * at(3) + *im * at(4);
+      *w_re = p[0] + *re * p[2] - *im * p[5];
+      *w_im = p[1] + *re * p[3] + *im * p[4];
     } else if (folded) {
       *w_re = at(0), *w_im = at(1);
       for (int64_t t = 0; t < args.t0 / 2; ++t) {
@@ -144,50 +145,92 @@ struct Narrow : Filter<A> {
     }
   }
 
-  // kTile rows of the product of one vector of columns at one row frequency.
-  template <bool kThree, int kTile, typename R>
+  // kTile rows of the product of one vector of columns at kCount row frequencies.
+  template <bool kThree, int kTile, int kCount, typename R>
   BANDJAX_INLINE void Tile(int64_t depth, Factor<A> left, const A* q, Phases phases, R* re, R* im,
-                           int64_t ldo, int64_t valid, bool add) const {
-    constexpr bool kSplit = kTile <= 2;  // too few sums to hide the time of a multiply-add
-    Vec<A> sum_re[kTile] = {}, sum_im[kTile] = {}, more_re[kTile] = {}, more_im[kTile] = {};
-    A cosine = 0, sine = 0;
-    if constexpr (kThree) cosine = *phases.re, sine = *phases.im;
-    for (int64_t k = 0; k < depth; ++k, q += (kThree ? 6 : planes) * kLane) {
-      Vec<A> w_re, w_im;
-      Spectrum<kThree>(q, kThree ? &cosine : phases.re, kThree ? &sine : phases.im, &w_re, &w_im);
+                           int64_t ldo, int64_t next, int64_t valid, bool add) const {
+    constexpr int kSums = kTile * kCount;
+    constexpr bool kSplit = kSums <= 2;  // too few sums to hide the time of a multiply-add
+    Vec<A> sum_re[kSums] = {}, sum_im[kSums] = {}, more_re[kSums] = {}, more_im[kSums] = {};
+    A cosine[kCount] = {}, sine[kCount] = {};
+    const A* rows[kSums];
 #pragma GCC unroll 8
-      for (int m = 0; m < kTile; ++m) {
-        const A x = left.re[m * left.step + k], y = left.im[m * left.step + k];
-        sum_re[m] += x * w_re;
-        sum_im[m] += x * w_im;
-        if constexpr (kSplit) {
-          more_re[m] += y * w_im;
-          more_im[m] += y * w_re;
-        } else {
-          sum_re[m] -= y * w_im;
-          sum_im[m] += y * w_re;
+    for (int u = 0; u < kCount; ++u) {
+      if constexpr (kThree) cosine[u] = phases.re[u * args.t0], sine[u] = phases.im[u * args.t0];
+#pragma GCC unroll 8
+      for (int m = 0; m < kTile; ++m) rows[u * kTile + m] = left.re + u * left.next + m * left.step;
+    }
+    // One register tells where all imaginary parts are.
+    const int64_t apart = Apart(left);
+    for (int64_t k = 0; k < depth; ++k, q += (kThree ? 6 : planes) * kLane) {
+      Vec<A> p[6] = {};
+      if constexpr (kThree) {
+#pragma GCC unroll 6
+        for (int plane = 0; plane < 6; ++plane) p[plane] = Load<A>(q + plane * kLane);
+      }
+#pragma GCC unroll 8
+      for (int u = 0; u < kCount; ++u) {
+        Vec<A> w_re, w_im;
+        const Phases at = kThree ? Phases{cosine + u, sine + u}
+                                 : Phases{phases.re + u * args.t0, phases.im + u * args.t0};
+        Spectrum<kThree>(q, p, at, &w_re, &w_im);
+#pragma GCC unroll 8
+        for (int m = 0; m < kTile; ++m) {
+          const int s = u * kTile + m;
+          const A x = rows[s][k], y = rows[s][k + apart];
+          sum_re[s] += x * w_re;
+          sum_im[s] += x * w_im;
+          if constexpr (kSplit) {
+            more_re[s] += y * w_im;
+            more_im[s] += y * w_re;
+          } else {
+            sum_re[s] -= y * w_im;
+            sum_im[s] += y * w_re;
+          }
         }
       }
     }
 #pragma GCC unroll 8
-    for (int m = 0; m < kTile; ++m) {
-      if constexpr (kSplit) sum_re[m] -= more_re[m], sum_im[m] += more_im[m];
-      R *to_re = re + m * ldo, *to_im = im + m * ldo;
-      if (add) sum_re[m] += LoadUpTo<A>(to_re, valid), sum_im[m] += LoadUpTo<A>(to_im, valid);
-      StoreUpTo<A>(to_re, sum_re[m], valid);
-      StoreUpTo<A>(to_im, sum_im[m], valid);
+    for (int s = 0; s < kSums; ++s) {
+      if constexpr (kSplit) sum_re[s] -= more_re[s], sum_im[s] += more_im[s];
+      const int64_t to = s / kTile * next + s % kTile * ldo;
+      R *to_re = re + to, *to_im = im + to;
+      if (add) sum_re[s] += LoadUpTo<A>(to_re, valid), sum_im[s] += LoadUpTo<A>(to_im, valid);
+      StoreUpTo<A>(to_re, sum_re[s], valid);
+      StoreUpTo<A>(to_im, sum_im[s], valid);
     }
   }
+  // Numbers from a real part to its imaginary one; the two may be of different buffers.
+  static int64_t Apart(Factor<A> of) {
+    return (reinterpret_cast<intptr_t>(of.im) - reinterpret_cast<intptr_t>(of.re)) /
+           static_cast<intptr_t>(sizeof(A));
+  }
 
+  template <bool kThree, int kTile, int kCount, typename R>
+  BANDJAX_INLINE void TileRows(int64_t count, int64_t depth, Factor<A> left, const A* q,
+                               Phases phases, R* re, R* im, int64_t ldo, int64_t next,
+                               int64_t valid, bool add) const {
+    for (; count >= kCount; count -= kCount) {
+      Tile<kThree, kTile, kCount>(depth, left, q, phases, re, im, ldo, next, valid, add);
+      left = left.At(kCount, 0), re += kCount * next, im += kCount * next;
+      phases.re += kCount * args.t0, phases.im += kCount * args.t0;
+    }
+    if constexpr (kCount > 1) {
+      TileRows<kThree, kTile, 1>(count, depth, left, q, phases, re, im, ldo, next, valid, add);
+    }
+  }
   template <bool kThree, typename R, int kTile = kTileMost>
-  BANDJAX_INLINE void Tiles(int64_t rows, int64_t depth, Factor<A> left, const A* q, Phases phases,
-                            R* re, R* im, int64_t ldo, int64_t valid, bool add) const {
+  BANDJAX_INLINE void Tiles(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
+                            Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
+                            bool add) const {
     for (; rows >= kTile; rows -= kTile) {
-      Tile<kThree, kTile>(depth, left, q, phases, re, im, ldo, valid, add);
+      TileRows<kThree, kTile, kTileMost / kTile>(count, depth, left, q, phases, re, im, ldo, next,
+                                                 valid, add);
       left = left.At(0, kTile), re += kTile * ldo, im += kTile * ldo;
     }
     if constexpr (kTile > 1) {
-      Tiles<kThree, R, kTile / 2>(rows, depth, left, q, phases, re, im, ldo, valid, add);
+      Tiles<kThree, R, kTile / 2>(rows, count, depth, left, q, phases, re, im, ldo, next, valid,
+                                  add);
     }
   }
   // All rows at `count` row frequencies, whose results are `next` apart.
@@ -195,11 +238,7 @@ struct Narrow : Filter<A> {
   BANDJAX_NOINLINE void Rows(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
                              Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
                              bool add) const {
-    for (int64_t u = 0; u < count; ++u) {
-      Tiles<kThree>(rows, depth, left.At(u, 0), q,
-                    {phases.re + u * args.t0, phases.im + u * args.t0}, re + u * next,
-                    im + u * next, ldo, valid, add);
-    }
+    Tiles<kThree>(rows, count, depth, left, q, phases, re, im, ldo, next, valid, add);
   }
 
   // ------------------------------------------------------------------------ the filter's gradient
@@ -210,12 +249,15 @@ struct Narrow : Filter<A> {
                                    const A* weights, Phases phases, A* q) const {
     Vec<A> y_re[kCount][kTile], y_im[kCount][kTile];
     A weight[kCount], cosine[kCount], sine[kCount];
-#pragma GCC unroll 4
+    const A* rows[kCount][kTile];
+    const int64_t apart = Apart(x);
+#pragma GCC unroll 8
     for (int u = 0; u < kCount; ++u) {
       weight[u] = weights[u], cosine[u] = weight[u] * phases.re[u * args.t0];
       sine[u] = weight[u] * phases.im[u * args.t0];
 #pragma GCC unroll 8
       for (int m = 0; m < kTile; ++m) {
+        rows[u][m] = x.re + u * x.next + m * x.step;
         y_re[u][m] = LoadUpTo<A>(y.re + u * y.next + m * y.step, valid);
         y_im[u][m] = LoadUpTo<A>(y.im + u * y.next + m * y.step, valid);
       }
@@ -226,13 +268,12 @@ struct Narrow : Filter<A> {
 #pragma GCC unroll 6
         for (int plane = 0; plane < 6; ++plane) p[plane] = Load<A>(q + plane * kLane);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int u = 0; u < kCount; ++u) {
         Vec<A> re = {}, im = {};
 #pragma GCC unroll 8
         for (int m = 0; m < kTile; ++m) {
-          const A x_re = x.re[u * x.next + m * x.step + k];
-          const A x_im = x.im[u * x.next + m * x.step + k];
+          const A x_re = rows[u][m][k], x_im = rows[u][m][k + apart];
           re += x_re * y_re[u][m];
           re += x_im * y_im[u][m];
           im += x_im * y_re[u][m];
@@ -284,7 +325,7 @@ struct Narrow : Filter<A> {
   BANDJAX_INLINE void GradientRows(int64_t rows, int64_t count, int64_t depth, Factor<A> x,
                                    Factor<T> y, int64_t valid, const A* weights, Phases phases,
                                    A* q) const {
-    constexpr int kCount = kTile >= kTileMost / 2 ? 1 : kTileMost / 2 / kTile;
+    constexpr int kCount = kTileMost / kTile;
     for (; rows >= kTile; rows -= kTile) {
       GradientTiles<kThree, kTile, kCount>(count, depth, x, y, valid, weights, phases, q);
       x = x.At(0, kTile), y = y.At(0, kTile);
