@@ -26,14 +26,18 @@ class ColumnsFuzz : public WindowsFuzz {
     m.in = in * m.groups, m.out = out * m.groups, m.t0 = Draw(1, 4), m.t1 = Draw(1, 4);
     AxisShape input[2], output[2];
     bool fast[2][2];
+    const bool large = Once(100);  // A workspace of more than 4 MB goes past the caches.
+    if (large) m.n = 9;
     std::string shape = "n " + std::to_string(m.n) + " groups " + std::to_string(m.groups) + " " +
                         std::to_string(in) + ">" + std::to_string(out) + " taps " +
                         std::to_string(m.t0) + "x" + std::to_string(m.t1);
     for (int axis = 0; axis < 2; ++axis) {
       const bool half = axis == 1;
-      const int64_t grid = Draw(2, 30), limit = Draw(half ? 1 : 0, grid / 2);
-      input[axis] = {grid, Draw(1, 2), Draw(2, grid), limit, half, false};
-      output[axis] = {grid, Draw(1, 2), Draw(2, grid), limit, half, true};
+      const int64_t grid = large ? Draw(88, 96) : Draw(2, 30);
+      const int64_t limit = large ? Draw(43, 44) : Draw(half ? 1 : 0, grid / 2);
+      const int64_t least = large ? 87 : 2;
+      input[axis] = {grid, Draw(1, 2), Draw(least, grid), limit, half, false};
+      output[axis] = {grid, Draw(1, 2), Draw(least, grid), limit, half, true};
       fast[0][axis] = FastLength(input[axis]) && !Once(4);
       fast[1][axis] = FastLength(output[axis]) && !Once(4);
       shape += ", " + std::to_string(grid) + " of " + std::to_string(limit) + ": " +

@@ -44,6 +44,12 @@ class FourierFuzz : public Harness {
       axes[1] = {640, 1, 640, 1, false, inverse};
       axes[2] = {200, 1, 200, 90, true, inverse};
       fast[0] = false, fast[1] = fast[2] = true;
+    } else if (Once(200)) {  // So much that a workspace of volumes goes past the caches.
+      a.n = 1, a.c = Draw(17, 32);
+      for (int axis = 0; axis < 3; ++axis) {
+        axes[axis] = {36, 1, Draw(33, 36), axis == 1 ? 18 : 17, axis == 2, inverse};
+        fast[axis] = !Once(3);
+      }
     }
     const Type types[][2] = {{Type::kFloat32, Type::kFloat32},   {Type::kFloat64, Type::kFloat64},
                              {Type::kBFloat16, Type::kFloat32},  {Type::kFloat32, Type::kBFloat16},

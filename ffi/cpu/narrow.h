@@ -20,7 +20,7 @@ namespace BANDJAX_ISA {
 template <typename A>
 struct Narrow : Filter<A> {
   using Base = Filter<A>;
-  using Base::args, Base::kLane, Base::outer_re, Base::outer_im;
+  using Base::args, Base::kLane, Base::outer_re, Base::outer_im, Base::inner_re, Base::inner_im;
 
   static constexpr int kTileMost = BANDJAX_REGISTERS / 3;  // rows at once: 8 or 4
   static constexpr int64_t kRows = 12;  // a batch of few examples; in bandjax/_conv/cost.py too
@@ -47,20 +47,21 @@ struct Narrow : Filter<A> {
   bool pays() const { return args.n <= kRows && !args.spectral() && !this->real; }
 
   const int64_t planes = 2 * args.t0;
-  const bool folded = Folded();
+  const bool folded = Folded(outer_re, outer_im, args.k0, args.t0);
   const bool three = folded && args.t0 == 3;
+  const bool nine = three && args.t1 == 3 && Folded(inner_re, inner_im, args.k1, 3);
 
-  bool Folded() const {
-    if (args.t0 % 2 == 0 || args.t0 < 3) return false;
+  // Whether the taps of an axis lie symmetrically about 0.
+  static bool Folded(const A* re, const A* im, int64_t kept, int64_t taps) {
+    if (taps % 2 == 0 || taps < 3) return false;
     const A gap = 16 * (sizeof(A) == 4 ? A(FLT_EPSILON) : A(DBL_EPSILON));
     const auto equal = [&](A a, A b) { return a - b <= gap && b - a <= gap; };
-    for (int64_t u = 0; u < args.k0; ++u) {
-      const A *re = outer_re + u * args.t0, *im = outer_im + u * args.t0;
-      for (int64_t t = 0; t <= args.t0 / 2; ++t) {
-        const int64_t other = args.t0 - 1 - t;
+    for (int64_t u = 0; u < kept; ++u, re += taps, im += taps) {
+      for (int64_t t = 0; t <= taps / 2; ++t) {
+        const int64_t other = taps - 1 - t;
         if (!equal(re[t], re[other]) || !equal(im[t], -im[other])) return false;
       }
-      if (!equal(re[args.t0 / 2], 1)) return false;
+      if (!equal(re[taps / 2], 1)) return false;
     }
     return true;
   }
@@ -91,6 +92,39 @@ struct Narrow : Filter<A> {
             Store<A>(to + (2 + im) * kLane, one - other);
           }
         }
+      }
+    }
+  }
+
+  // InnerForward() and Gather() in one, of three taps in each axis, both axes symmetric about 0: the
+  // phases of two taps of the inner axis are conjugate too, and their sum and their difference are
+  // multiplied.
+  template <bool kConjugate>
+  void GatherNine(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* q,
+                  int64_t width) const {
+    const A cosine = inner_re[3 * u1 + 2], sine = inner_im[3 * u1 + 2] * (kConjugate ? -1 : 1);
+    const int64_t tap = this->in * args.out, step = args.out;
+    for (int64_t v = 0; v < width; v += kLane) {
+      const A* from = this->Tap(0, 0, row0, column0 + v);
+      const int64_t valid = columns - v;
+      for (int64_t r = 0; r < rows; ++r, from += step, q += 6 * kLane) {
+        Vec<A> re[3], im[3];
+#pragma GCC unroll 3
+        for (int64_t t = 0; t < 3; ++t) {
+          const A* at = from + 3 * t * tap;
+          for (int64_t t1 = 0; t1 < 3; ++t1) {
+            __builtin_prefetch(at + t1 * tap + Base::kAhead * step);
+          }
+          const Vec<A> first = LoadUpTo<A>(at, valid), last = LoadUpTo<A>(at + 2 * tap, valid);
+          re[t] = LoadUpTo<A>(at + tap, valid) + cosine * (first + last);
+          im[t] = sine * (last - first);
+        }
+        Store<A>(q, re[1]);
+        Store<A>(q + kLane, im[1]);
+        Store<A>(q + 2 * kLane, re[0] + re[2]);
+        Store<A>(q + 3 * kLane, im[0] + im[2]);
+        Store<A>(q + 4 * kLane, re[0] - re[2]);
+        Store<A>(q + 5 * kLane, im[0] - im[2]);
       }
     }
   }
@@ -216,16 +250,17 @@ struct Narrow : Filter<A> {
       phases.re += kCount * args.t0, phases.im += kCount * args.t0;
     }
     if constexpr (kCount > 1) {
-      TileRows<kThree, kTile, 1>(count, depth, left, q, phases, re, im, ldo, next, valid, add);
+      TileRows<kThree, kTile, kCount / 2>(count, depth, left, q, phases, re, im, ldo, next, valid,
+                                          add);
     }
   }
   template <bool kThree, typename R, int kTile = kTileMost>
   BANDJAX_INLINE void Tiles(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
                             Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
                             bool add) const {
+    constexpr int kCount = kThree ? kTileMost / kTile : 1;
     for (; rows >= kTile; rows -= kTile) {
-      TileRows<kThree, kTile, kTileMost / kTile>(count, depth, left, q, phases, re, im, ldo, next,
-                                                 valid, add);
+      TileRows<kThree, kTile, kCount>(count, depth, left, q, phases, re, im, ldo, next, valid, add);
       left = left.At(0, kTile), re += kTile * ldo, im += kTile * ldo;
     }
     if constexpr (kTile > 1) {

@@ -86,13 +86,18 @@ struct NarrowMultiplier : Narrow<A> {
                     R* re, R* im, int64_t ld_out, int64_t next_out, const Desk& desk) const {
     const int64_t depth_all = kForward ? in : out, k = panel.k, depth = panel.depth;
     const int64_t columns = panel.columns, width = CeilDiv(columns, kLane) * kLane;
-    if constexpr (kForward) {
-      this->InnerForward(u1, k, depth, panel.group * out + panel.column0, columns, desk.p, width);
+    if (kForward && this->nine) {
+      this->template GatherNine<kForward>(u1, k, depth, panel.group * out + panel.column0, columns,
+                                          desk.q, width);
     } else {
-      this->InnerTransposed(u1, panel.group * out + k, depth, panel.column0, columns, desk.p,
-                            width);
+      if constexpr (kForward) {
+        this->InnerForward(u1, k, depth, panel.group * out + panel.column0, columns, desk.p, width);
+      } else {
+        this->InnerTransposed(u1, panel.group * out + k, depth, panel.column0, columns, desk.p,
+                              width);
+      }
+      this->template Gather<kForward>(depth, width, desk.p, desk.q);
     }
-    this->template Gather<kForward>(depth, width, desk.p, desk.q);
     u0_end = Computed(u1, u0_end);
     for (; u0 < u0_end; u0 += kStage) {
       const int64_t count = Min(kStage, u0_end - u0), rest = Min(kStage, u0_end - u0 - count);
