@@ -57,8 +57,8 @@ class FourierLines {
   // cache.
   static int64_t Pitch(int64_t points) { return (points | 1) * kGap; }
 
-  // Columns of vectors, `pitch` numbers from one to the next. What many threads write, and read when
-  // all of it is there, goes past their caches.
+  // Columns of vectors, `pitch` numbers from one to the next. What many threads write, and read
+  // when all of it is there, goes past their caches.
   struct Workspace {
     A* z;
     int64_t pitch;
@@ -259,8 +259,8 @@ class FourierLines {
                    const Desk& desk) const {
     const int64_t c = item.c + v * kLane, first = (at * args_.n + item.n) * args_.c + c;
     OuterLine<S>(args_.c - c, static_cast<S*>(args_.re) + first, static_cast<S*>(args_.im) + first,
-                 inner_kept_ * args_.n * args_.c, stream_,
-                 column.At(at * column.pitch + v * kWide), desk);
+                 inner_kept_ * args_.n * args_.c, stream_, column.At(at * column.pitch + v * kWide),
+                 desk);
   }
   // The same of a spectrum whose frequencies of that axis are `step` apart; the factors are set.
   template <typename R>

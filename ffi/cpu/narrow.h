@@ -96,9 +96,9 @@ struct Narrow : Filter<A> {
     }
   }
 
-  // InnerForward() and Gather() in one, of three taps in each axis, both axes symmetric about 0: the
-  // phases of two taps of the inner axis are conjugate too, and their sum and their difference are
-  // multiplied.
+  // InnerForward() and Gather() in one, of three taps in each axis, both axes symmetric about 0:
+  // the phases of two taps of the inner axis are conjugate too, and their sum and their difference
+  // are multiplied.
   template <bool kConjugate>
   void GatherNine(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* q,
                   int64_t width) const {
