@@ -184,7 +184,9 @@ struct Narrow : Filter<A> {
   BANDJAX_INLINE void Tile(int64_t depth, Factor<A> left, const A* q, Phases phases, R* re, R* im,
                            int64_t ldo, int64_t next, int64_t valid, bool add) const {
     constexpr int kSums = kTile * kCount;
-    constexpr bool kSplit = kSums <= 2;  // too few sums to hide the time of a multiply-add
+    // Too few sums to hide the time of a multiply-add. How many frequencies there are together
+    // depends on how they were split between threads, and must not change a sum.
+    constexpr bool kSplit = !kThree && kTile <= 2;
     Vec<A> sum_re[kSums] = {}, sum_im[kSums] = {}, more_re[kSums] = {}, more_im[kSums] = {};
     A cosine[kCount] = {}, sine[kCount] = {};
     const A* rows[kSums];
