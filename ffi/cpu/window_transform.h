@@ -11,24 +11,24 @@
 namespace bandjax {
 namespace BANDJAX_ISA {
 
-// a[r][v] = sum_k cosines[r, k] even[k][v], and b of sines and `odd`. Element (r, k) of a table is
-// at r * step_row + k * step_k; rows of even and odd are `ld` apart.
-template <typename A, int kRows>
+// a[r][v] = sum_k cosines[r, k] even[k][v], and b of sines and odd[k], which load(k, even, odd)
+// gives. Element (r, k) of a table is at r * step_row + k * step_k.
+template <typename A, int kRows, typename LoadPair>
 BANDJAX_INLINE void PairTile(int64_t depth, const A* cosines, const A* sines, int64_t step_row,
-                             int64_t step_k, const A* even, const A* odd, int64_t ld,
-                             Vec<A> (&a)[kRows][2], Vec<A> (&b)[kRows][2]) {
+                             int64_t step_k, const LoadPair& load, Vec<A> (&a)[kRows][2],
+                             Vec<A> (&b)[kRows][2]) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) a[r][0] = a[r][1] = b[r][0] = b[r][1] = Vec<A>{};
-  for (int64_t k = 0; k < depth; ++k, even += ld, odd += ld) {
-    const Vec<A> even0 = Load<A>(even), even1 = Load<A>(even + kLanes<A>);
-    const Vec<A> odd0 = Load<A>(odd), odd1 = Load<A>(odd + kLanes<A>);
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<A> even[2], odd[2];
+    load(k, even, odd);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const A cosine = cosines[r * step_row + k * step_k], sine = sines[r * step_row + k * step_k];
-      a[r][0] += cosine * even0;
-      a[r][1] += cosine * even1;
-      b[r][0] += sine * odd0;
-      b[r][1] += sine * odd1;
+      a[r][0] += cosine * even[0];
+      a[r][1] += cosine * even[1];
+      b[r][0] += sine * odd[0];
+      b[r][1] += sine * odd[1];
     }
   }
 }
@@ -66,23 +66,54 @@ class Fetch {
 };
 
 // Calls put(r, a[r], b[r]) for all rows: for the last ones by a tile of just so many.
-template <typename A, int kRows = kPairRows, typename Put>
+template <typename A, int kRows = kPairRows, typename LoadPair, typename Put>
 BANDJAX_INLINE void Pairs(int64_t rows, int64_t depth, const A* cosines, const A* sines,
-                          int64_t step_row, int64_t step_k, const A* even, const A* odd, int64_t ld,
-                          Put put, int64_t row = 0) {
+                          int64_t step_row, int64_t step_k, const LoadPair& load, const Put& put,
+                          int64_t row = 0) {
   while (kRows == kPairRows ? rows - row >= kRows : rows - row == kRows) {
     Vec<A> a[kRows][2], b[kRows][2];
     PairTile<A, kRows>(depth, cosines + row * step_row, sines + row * step_row, step_row, step_k,
-                       even, odd, ld, a, b);
+                       load, a, b);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) put(row + r, a[r], b[r]);
     row += kRows;
   }
   if constexpr (kRows > 1) {
     if (row < rows) {
-      Pairs<A, kRows - 1>(rows, depth, cosines, sines, step_row, step_k, even, odd, ld, put, row);
+      Pairs<A, kRows - 1>(rows, depth, cosines, sines, step_row, step_k, load, put, row);
     }
   }
+}
+
+// The same of what is folded to even and odd parts on the way: once, into memory for `depth` times
+// four vectors, where a tile does not have all rows.
+template <typename A, typename LoadPair, typename Put>
+BANDJAX_INLINE void FoldedPairs(int64_t rows, int64_t depth, const A* cosines, const A* sines,
+                                int64_t step_row, int64_t step_k, A* folded, const LoadPair& load,
+                                const Put& put) {
+  if (rows <= kPairRows) {
+    Pairs<A>(rows, depth, cosines, sines, step_row, step_k, load, put);
+    return;
+  }
+  constexpr int64_t kStep = 4 * kLanes<A>;
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<A> even[2], odd[2];
+    load(k, even, odd);
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      Store<A>(folded + k * kStep + v * kLanes<A>, even[v]);
+      Store<A>(folded + k * kStep + (2 + v) * kLanes<A>, odd[v]);
+    }
+  }
+  const auto stored = [&](int64_t k, Vec<A>(&even)[2], Vec<A>(&odd)[2])
+                          __attribute__((always_inline)) {
+#pragma GCC unroll 2
+                            for (int v = 0; v < 2; ++v) {
+                              even[v] = Load<A>(folded + k * kStep + v * kLanes<A>);
+                              odd[v] = Load<A>(folded + k * kStep + (2 + v) * kLanes<A>);
+                            }
+                          };
+  Pairs<A>(rows, depth, cosines, sines, step_row, step_k, stored, put);
 }
 
 // Computes in A; maps are stored in T.
@@ -111,8 +142,8 @@ struct WindowTransform {
       Max(12, Min(48, kGroupBytes /
                           (points * 2 * (x_padded + y_padded) * static_cast<int64_t>(sizeof(A))) /
                           12 * 12));
-  // Frequencies of a group's spectrum are so far apart: no multiple of 4 KiB.
-  const int64_t x_step = 2 * group * x_padded + kLane, y_step = 2 * group * y_padded + kLane;
+  // Windows of a group's spectrum are so far apart: no multiple of 4 KiB.
+  const int64_t x_row = 2 * points * x_padded + kLane, y_row = 2 * points * y_padded + kLane;
 
   int64_t Kept(int axis) const {
     return axis == 0 ? args.axes[0].grid / 2 + 1 : args.axes[axis].grid;
@@ -141,7 +172,6 @@ struct WindowTransform {
 
   // Scratch memory of a thread.
   struct Scratch {
-    A *even, *odd;    // (pairs of axis 0, position, channel)
     A *re, *im;       // (frequency of axis 0, position, channel)
     A *re1, *im1;     // (frequencies of axes 0 and 1, position of axis 2, channel)
     A* folded;        // of a line
@@ -149,16 +179,15 @@ struct WindowTransform {
   };
   int64_t Columns(const Side& side) const { return (side.Positions() * kChunk + 1) / 2 * 2; }
   size_t ScratchBytes(const Side& side) const {
-    const int64_t row = Columns(side) * kLane, pairs = CeilDiv(side.count[0], 2);
-    return 2 * Arena::Bytes<A>(pairs * row) + 2 * Arena::Bytes<A>(Kept(0) * row) +
+    const int64_t row = Columns(side) * kLane;
+    return 2 * Arena::Bytes<A>(Kept(0) * row) +
            2 * Arena::Bytes<A>(Kept(0) * Kept(1) * side.count[2] * kChunk * kLane) +
            Arena::Bytes<A>(4 * LongestLine() * kLane) + Arena::Bytes<int64_t>(Columns(side));
   }
   Scratch TakeScratch(Arena* arena, const Side& side) const {
-    const int64_t row = Columns(side) * kLane, pairs = CeilDiv(side.count[0], 2);
+    const int64_t row = Columns(side) * kLane;
     const int64_t planes = Kept(0) * Kept(1) * side.count[2] * kChunk * kLane;
     Scratch scratch;
-    scratch.even = arena->Take<A>(pairs * row), scratch.odd = arena->Take<A>(pairs * row);
     scratch.re = arena->Take<A>(Kept(0) * row), scratch.im = arena->Take<A>(Kept(0) * row);
     scratch.re1 = arena->Take<A>(planes), scratch.im1 = arena->Take<A>(planes);
     scratch.folded = arena->Take<A>(4 * LongestLine() * kLane);
@@ -243,19 +272,21 @@ struct WindowTransform {
   };
 
   // Samples to frequencies: the line's even and odd parts about its middle are transformed.
-  BANDJAX_NOINLINE void AnalyseLine(const Side& side, int axis, Line from, Line to,
+  BANDJAX_NOINLINE void AnalyseLine(const Side& side, int axis, const Line& from, const Line& to,
                                     A* folded) const {
     const int64_t count = side.count[axis], grid = args.axes[axis].grid;
     const int64_t pairs = CeilDiv(count, 2);
-    for (int64_t k = 0; k < pairs; ++k) {
+    const auto fold = [&](int64_t k, Vec<A>(&even)[2],
+                          Vec<A>(&odd)[2]) __attribute__((always_inline)) {
       const int64_t mirror = count - 1 - k;
       const Vec<A> a_re = Load<A>(from.re + k * from.step), a_im = Load<A>(from.im + k * from.step);
       Vec<A> b_re = {}, b_im = {};
       if (mirror != k) {
         b_re = Load<A>(from.re + mirror * from.step), b_im = Load<A>(from.im + mirror * from.step);
       }
-      StoreFolded(folded + 4 * k * kLane, a_re + b_re, a_im + b_im, b_re - a_re, b_im - a_im);
-    }
+      even[0] = a_re + b_re, even[1] = a_im + b_im;
+      odd[0] = b_re - a_re, odd[1] = b_im - a_im;
+    };
     const auto put = [&](int64_t u, const Vec<A>(&a)[2], const Vec<A>(&b)[2]) {
       Store<A>(to.re + u * to.step, a[0] + b[1]);
       Store<A>(to.im + u * to.step, a[1] - b[0]);
@@ -263,24 +294,26 @@ struct WindowTransform {
       Store<A>(to.re + (grid - u) * to.step, a[0] - b[1]);
       Store<A>(to.im + (grid - u) * to.step, a[1] + b[0]);
     };
-    Pairs<A>(grid / 2 + 1, pairs, side.cosines[axis], side.sines[axis], pairs, 1, folded,
-             folded + 2 * kLane, 4 * kLane, put);
+    FoldedPairs<A>(grid / 2 + 1, pairs, side.cosines[axis], side.sines[axis], pairs, 1, folded,
+                   fold, put);
   }
 
   // The other way.
-  BANDJAX_NOINLINE void SynthesiseLine(const Side& side, int axis, Line from, Line to,
+  BANDJAX_NOINLINE void SynthesiseLine(const Side& side, int axis, const Line& from, const Line& to,
                                        A* folded) const {
     const int64_t count = side.count[axis], grid = args.axes[axis].grid;
     const int64_t pairs = CeilDiv(count, 2);
-    for (int64_t u = 0; 2 * u <= grid; ++u) {
+    const auto fold = [&](int64_t u, Vec<A>(&even)[2],
+                          Vec<A>(&odd)[2]) __attribute__((always_inline)) {
       const Vec<A> a_re = Load<A>(from.re + u * from.step), a_im = Load<A>(from.im + u * from.step);
       Vec<A> b_re = {}, b_im = {};
       if (u > 0 && 2 * u != grid) {
         const int64_t minus = (grid - u) * from.step;
         b_re = Load<A>(from.re + minus), b_im = Load<A>(from.im + minus);
       }
-      StoreFolded(folded + 4 * u * kLane, a_re + b_re, a_im + b_im, b_im - a_im, a_re - b_re);
-    }
+      even[0] = a_re + b_re, even[1] = a_im + b_im;
+      odd[0] = b_im - a_im, odd[1] = a_re - b_re;
+    };
     const auto put = [&](int64_t k, const Vec<A>(&a)[2], const Vec<A>(&b)[2]) {
       const int64_t mirror = (count - 1 - k) * to.step;
       Store<A>(to.re + k * to.step, a[0] - b[0]);
@@ -289,16 +322,8 @@ struct WindowTransform {
       Store<A>(to.re + mirror, a[0] + b[0]);
       Store<A>(to.im + mirror, a[1] + b[1]);
     };
-    Pairs<A>(pairs, grid / 2 + 1, side.cosines[axis], side.sines[axis], 1, pairs, folded,
-             folded + 2 * kLane, 4 * kLane, put);
-  }
-
-  static BANDJAX_INLINE void StoreFolded(A* to, Vec<A> even_re, Vec<A> even_im, Vec<A> odd_re,
-                                         Vec<A> odd_im) {
-    Store<A>(to, even_re);
-    Store<A>(to + kLane, even_im);
-    Store<A>(to + 2 * kLane, odd_re);
-    Store<A>(to + 3 * kLane, odd_im);
+    FoldedPairs<A>(pairs, grid / 2 + 1, side.cosines[axis], side.sines[axis], 1, pairs, folded,
+                   fold, put);
   }
 
   // The steps of axes 1 and 2 between the spectrum of axis 0, whose columns (position, vector) are
@@ -337,47 +362,70 @@ struct WindowTransform {
 
   // One window into a row of a group's spectrum, whose frequencies are `step` apart.
   void Analyse(const Side& side, int64_t window, const Scratch& s, A* row, int64_t step) const {
-    const int64_t pairs = CeilDiv(side.count[0], 2), chunks = CeilDiv(side.padded, kChunk * kLane);
+    const int64_t chunks = CeilDiv(side.padded, kChunk * kLane);
     Fetch fetch = FetchOf(side, window + 1, chunks * Kept(0) * kChunk);
     for (int64_t c = 0; c < side.padded; c += kChunk * kLane) {
       const int64_t here = Min(kChunk, (side.padded - c) / kLane);
       const int64_t ld = CeilDiv(side.Positions() * here, 2) * 2 * kLane;
-      Fold(side, PlaceOf(side, window, c, here, s.places), c, here, s, ld);
-      for (int64_t q = 0; q < ld; q += 2 * kLane) {
-        const auto put = [&](int64_t u, const Vec<A>(&a)[2], const Vec<A>(&b)[2]) {
-          A *re = s.re + u * ld + q, *im = s.im + u * ld + q;
-          Store<A>(re, a[0]);
-          Store<A>(re + kLane, a[1]);
-          Store<A>(im, -b[0]);
-          Store<A>(im + kLane, -b[1]);
-        };
-        Pairs<A>(Kept(0), pairs, side.cosines[0], side.sines[0], pairs, 1, s.even + q, s.odd + q,
-                 ld, put);
+      const Place place = PlaceOf(side, window, c, here, s.places);
+      if (Inside(side, window) && c + here * kLane <= side.channels) {
+        AnalyseRows<true>(side, place, c, here, s, ld);
+      } else {
+        AnalyseRows<false>(side, place, c, here, s, ld);
       }
-      InnerAxes(side, s, ld, here, row + c, step, true, [&](int axis, Line samples, Line spectrum) {
-        fetch.Some();
-        AnalyseLine(side, axis, samples, spectrum, s.folded);
-      });
+      InnerAxes(side, s, ld, here, row + c, step, true,
+                [&](int axis, const Line& samples, const Line& spectrum) {
+                  fetch.Some();
+                  AnalyseLine(side, axis, samples, spectrum, s.folded);
+                });
     }
   }
 
-  // Rows j and count - 1 - j of axis 0 into their even and odd parts.
-  void Fold(const Side& side, const Place& place, int64_t c, int64_t here, const Scratch& s,
-            int64_t ld) const {
-    const int64_t count = side.count[0], columns_here = ld / kLane;
-    for (int64_t k = 0; k < CeilDiv(count, 2); ++k) {
-      const T *a = place.Row(side, k), *b = place.Row(side, count - 1 - k);
-      if (count - 1 - k == k) b = nullptr;
-      A *even = s.even + k * ld, *odd = s.odd + k * ld;
-      int64_t v = 0;
-      for (int64_t q = 0; q < columns_here; ++q) {
-        const int64_t at = place.columns[q], valid = side.channels - c - v * kLane;
-        const Vec<A> left = a != nullptr && at >= 0 ? LoadUpTo<A>(a + at, valid) : Vec<A>{};
-        const Vec<A> right = b != nullptr && at >= 0 ? LoadUpTo<A>(b + at, valid) : Vec<A>{};
-        Store<A>(even + q * kLane, left + right);
-        Store<A>(odd + q * kLane, right - left);
-        if (++v == here) v = 0;
-      }
+  // Whether there is a sample at every point of a window.
+  bool Inside(const Side& side, int64_t window) const {
+    const Corner corner = CornerOf(side, window);
+    bool inside = true;
+    for (int axis = 0; axis < 3; ++axis) {
+      inside &= corner.at[axis] >= 0 && corner.at[axis] + side.count[axis] <= side.size[axis];
+    }
+    return inside;
+  }
+
+  // Axis 0, columns two by two. Inside, all samples and whole vectors of channels are there.
+  template <bool kInside>
+  BANDJAX_NOINLINE void AnalyseRows(const Side& side, const Place& place, int64_t c, int64_t here,
+                                    const Scratch& s, int64_t ld) const {
+    const int64_t count = side.count[0], pairs = CeilDiv(count, 2);
+    for (int64_t q = 0; q < ld; q += 2 * kLane) {
+      const int64_t first = q / kLane, left = side.channels - c;
+      int64_t at[2] = {place.columns[first], place.columns[first + 1]};
+      const int64_t valid[2] = {left - first % here * kLane, left - (first + 1) % here * kLane};
+      if (kInside && at[1] < 0) at[1] = at[0];
+      const auto sample = [&](int64_t j, int v) __attribute__((always_inline)) {
+        if constexpr (kInside) {
+          return Load<A>(place.image + (place.row0 + j) * place.stride0 + at[v]);
+        } else {
+          const T* row = place.Row(side, j);
+          return row != nullptr && at[v] >= 0 ? LoadUpTo<A>(row + at[v], valid[v]) : Vec<A>{};
+        }
+      };
+      const auto fold = [&](int64_t k, Vec<A>(&even)[2],
+                            Vec<A>(&odd)[2]) __attribute__((always_inline)) {
+        const int64_t mirror = count - 1 - k;
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          const Vec<A> a = sample(k, v), b = mirror != k ? sample(mirror, v) : Vec<A>{};
+          even[v] = a + b, odd[v] = b - a;
+        }
+      };
+      const auto put = [&](int64_t u, const Vec<A>(&a)[2], const Vec<A>(&b)[2]) {
+        A *re = s.re + u * ld + q, *im = s.im + u * ld + q;
+        Store<A>(re, a[0]);
+        Store<A>(re + kLane, a[1]);
+        Store<A>(im, -b[0]);
+        Store<A>(im + kLane, -b[1]);
+      };
+      FoldedPairs<A>(Kept(0), pairs, side.cosines[0], side.sines[0], pairs, 1, s.folded, fold, put);
     }
   }
 
@@ -389,7 +437,7 @@ struct WindowTransform {
       const int64_t here = Min(kChunk, (side.padded - c) / kLane);
       const int64_t ld = CeilDiv(side.Positions() * here, 2) * 2 * kLane;
       InnerAxes(side, s, ld, here, row + c, step, false,
-                [&](int axis, Line samples, Line spectrum) {
+                [&](int axis, const Line& samples, const Line& spectrum) {
                   SynthesiseLine(side, axis, spectrum, samples, s.folded);
                 });
       const Place place = PlaceOf(side, window, c, here, s.places);
@@ -410,8 +458,13 @@ struct WindowTransform {
             if (mirror && count - 1 - k != k) store(mirror, a[i] - b[i]);
           }
         };
-        Pairs<A>(pairs, Kept(0), side.cosines[0], side.sines[0], 1, pairs, s.re + q, s.im + q, ld,
-                 put);
+        const auto spectrum = [&](int64_t u, Vec<A>(&even)[2], Vec<A>(&odd)[2])
+                                  __attribute__((always_inline)) {
+                                    const A *re = s.re + u * ld + q, *im = s.im + u * ld + q;
+                                    even[0] = Load<A>(re), even[1] = Load<A>(re + kLane);
+                                    odd[0] = Load<A>(im), odd[1] = Load<A>(im + kLane);
+                                  };
+        Pairs<A>(pairs, Kept(0), side.cosines[0], side.sines[0], 1, pairs, spectrum, put);
       }
     }
   }

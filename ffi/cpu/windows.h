@@ -23,7 +23,7 @@ struct Windows : WindowFilter<A, T> {
   using Base::panels, Base::points, Base::WorkspaceBytes, Base::ReadTaps, Base::ScratchBytes;
   using Base::SideOf, Base::Synthesise, Base::TakeWorkspace, Base::TakeScratch, Base::taps;
   using Base::TransformFilter, Base::vectors;
-  using Base::width, Base::windows, Base::x_padded, Base::x_step, Base::y_padded, Base::y_step;
+  using Base::width, Base::windows, Base::x_padded, Base::x_row, Base::y_padded, Base::y_row;
   using typename Base::Scratch;
   using typename Base::Side;
 
@@ -77,8 +77,8 @@ struct Windows : WindowFilter<A, T> {
 
   // y = x w at every frequency, of so many windows.
   void Multiply(int64_t rows, const A* x, const A* filter, A* y) const {
-    const int64_t ldx = 2 * x_padded, ldy = 2 * y_padded;
-    for (int64_t point = 0; point < points; ++point, x += x_step, y += y_step) {
+    const int64_t ldx = x_row, ldy = y_row;
+    for (int64_t point = 0; point < points; ++point, x += 2 * x_padded, y += 2 * y_padded) {
       if (depthwise) {
         MultiplyDepthwise(rows, x, filter + FilterAt(0, point, 0), y);
         continue;
@@ -104,8 +104,8 @@ struct Windows : WindowFilter<A, T> {
       const A* at = w + v / width * 2 * width + v % width;
       const Vec<A> w_re = Load<A>(at), w_im = Load<A>(at + width);
       for (int64_t m = 0; m < rows; ++m) {
-        const A* from = x + m * 2 * x_padded + v;
-        A* to = y + m * 2 * y_padded + v;
+        const A* from = x + m * x_row + v;
+        A* to = y + m * y_row + v;
         const Vec<A> a = Load<A>(from), b = Load<A>(from + x_padded);
         Store<A>(to, a * w_re - b * w_im);
         Store<A>(to + y_padded, a * w_im + b * w_re);
@@ -123,21 +123,21 @@ struct Windows : WindowFilter<A, T> {
     int64_t next = 0;
     ParallelFor(pool, Min(pool->threads, all), [&](int64_t) {
       Arena arena(pool, ScratchBytes(inputs) + ScratchBytes(outputs) +
-                            Arena::Bytes<A>(points * x_step) + Arena::Bytes<A>(points * y_step));
+                            Arena::Bytes<A>(group * x_row) + Arena::Bytes<A>(group * y_row));
       const Scratch in_scratch = TakeScratch(&arena, inputs);
       const Scratch out_scratch = TakeScratch(&arena, outputs);
-      A* x = arena.Take<A>(points * x_step);
-      A* y = arena.Take<A>(points * y_step);
+      A* x = arena.Take<A>(group * x_row);
+      A* y = arena.Take<A>(group * y_row);
       for (;;) {
         const int64_t first = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED) * group;
         if (first >= windows) break;
         const int64_t count = Min(group, windows - first);
         for (int64_t i = 0; i < count; ++i) {
-          Analyse(inputs, first + i, in_scratch, x + i * 2 * x_padded, x_step);
+          Analyse(inputs, first + i, in_scratch, x + i * x_row, 2 * x_padded);
         }
         Multiply(count, x, filter, y);
         for (int64_t i = 0; i < count; ++i) {
-          Synthesise(outputs, first + i, out_scratch, y + i * 2 * y_padded, y_step, stream);
+          Synthesise(outputs, first + i, out_scratch, y + i * y_row, 2 * y_padded, stream);
         }
       }
       EndStream(stream);
@@ -159,7 +159,7 @@ struct Windows : WindowFilter<A, T> {
         }
       }
     }
-    for (int64_t k = 0; k < count; ++k, x += 2 * x_padded, y += 2 * y_padded) {
+    for (int64_t k = 0; k < count; ++k, x += x_row, y += y_row) {
       Vec<A> y_re[kVectors], y_im[kVectors];
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
@@ -197,7 +197,7 @@ struct Windows : WindowFilter<A, T> {
   }
 
   void Correlate(int64_t count, const A* x, const A* y, A* d, bool add) const {
-    for (int64_t point = 0; point < points; ++point, x += x_step, y += y_step) {
+    for (int64_t point = 0; point < points; ++point, x += 2 * x_padded, y += 2 * y_padded) {
       if (depthwise) {
         CorrelateDepthwise(count, x, y, d + FilterAt(0, point, 0), add);
         continue;
@@ -222,7 +222,7 @@ struct Windows : WindowFilter<A, T> {
       Vec<A> re = {}, im = {};
       if (add) re = Load<A>(to), im = Load<A>(to + width);
       for (int64_t m = 0; m < count; ++m) {
-        const A *left = x + m * 2 * x_padded + v, *right = y + m * 2 * y_padded + v;
+        const A *left = x + m * x_row + v, *right = y + m * y_row + v;
         const Vec<A> a = Load<A>(left), b = Load<A>(left + x_padded);
         const Vec<A> c = Load<A>(right), e = Load<A>(right + y_padded);
         re += a * c + b * e;
@@ -255,20 +255,20 @@ struct Windows : WindowFilter<A, T> {
     }
     ParallelFor(pool, parts, [&](int64_t part) {
       Arena arena(pool, ScratchBytes(inputs) + ScratchBytes(outputs) +
-                            Arena::Bytes<A>(points * x_step) + Arena::Bytes<A>(points * y_step) +
+                            Arena::Bytes<A>(group * x_row) + Arena::Bytes<A>(group * y_row) +
                             Arena::Bytes<A>(spectra ? 0 : FilterNumbers()) + WorkspaceBytes());
       const Scratch in_scratch = TakeScratch(&arena, inputs);
       const Scratch out_scratch = TakeScratch(&arena, outputs);
-      A* x = arena.Take<A>(points * x_step);
-      A* y = arena.Take<A>(points * y_step);
+      A* x = arena.Take<A>(group * x_row);
+      A* y = arena.Take<A>(group * y_row);
       A* own = partial + part * numbers;
       A* d = spectra ? own : arena.Take<A>(FilterNumbers());
       const int64_t begin = windows * part / parts, end = windows * (part + 1) / parts;
       for (int64_t first = begin; first < end || first == begin; first += group) {
         const int64_t count = Min(group, end - first);
         for (int64_t i = 0; i < count; ++i) {
-          Analyse(inputs, first + i, in_scratch, x + i * 2 * x_padded, x_step);
-          Analyse(outputs, first + i, out_scratch, y + i * 2 * y_padded, y_step);
+          Analyse(inputs, first + i, in_scratch, x + i * x_row, 2 * x_padded);
+          Analyse(outputs, first + i, out_scratch, y + i * y_row, 2 * y_padded);
         }
         Correlate(count, x, y, d, first > begin);
       }
