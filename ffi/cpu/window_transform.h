@@ -272,8 +272,9 @@ struct WindowTransform {
   };
 
   // Samples to frequencies: the line's even and odd parts about its middle are transformed.
-  BANDJAX_NOINLINE void AnalyseLine(const Side& side, int axis, const Line& from, const Line& to,
-                                    A* folded) const {
+  BANDJAX_NOINLINE void AnalyseLine(const Side& side, int axis, const Line& source,
+                                    const Line& target, A* folded) const {
+    const Line from = source, to = target;  // No store can change them.
     const int64_t count = side.count[axis], grid = args.axes[axis].grid;
     const int64_t pairs = CeilDiv(count, 2);
     const auto fold = [&](int64_t k, Vec<A>(&even)[2],
@@ -299,8 +300,9 @@ struct WindowTransform {
   }
 
   // The other way.
-  BANDJAX_NOINLINE void SynthesiseLine(const Side& side, int axis, const Line& from, const Line& to,
-                                       A* folded) const {
+  BANDJAX_NOINLINE void SynthesiseLine(const Side& side, int axis, const Line& source,
+                                       const Line& target, A* folded) const {
+    const Line from = source, to = target;  // No store can change them.
     const int64_t count = side.count[axis], grid = args.axes[axis].grid;
     const int64_t pairs = CeilDiv(count, 2);
     const auto fold = [&](int64_t u, Vec<A>(&even)[2],
