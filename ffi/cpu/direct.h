@@ -134,29 +134,41 @@ struct Direct : DirectReads<A> {
     }
   }
 
-  // Of few points it is the taps that take the time. They are read once, in the order in which they
-  // lie in memory, a few rows of all panels at a time, and the sums go to memory meanwhile. The
-  // rows are split into parts, each with sums of its own; how depends on the shapes alone.
-  static constexpr int64_t kDepth = 32, kLookUpsFew = 8, kFewest = kLookUpsFew * kPoints;
+  // Of few points it is the taps that take the time. They are read once, where they lie: a few rows
+  // of a panel at a time, which the first tile puts together for the others, while the next rows
+  // are fetched. The sums of the task's points stay in a cache meanwhile.
+  static constexpr int64_t kDepth = 64;  // rows of taps
   bool ReadsTapsOnce() const {
-    return !args.transposed && args.groups == 1 && out % width == 0 && rows <= kFewest;
+    constexpr int64_t kFewest = 512, kLeast = 32;  // points, and input channels
+    return !args.transposed && args.groups == 1 && out % width == 0 && rows <= kFewest &&
+           in >= kLeast;
   }
 
-  template <int kVectors, int kRows>
+  template <int kVectors, int kRows, bool kFirst>
   BANDJAX_INLINE void AddTile(int64_t count, const A* const* reads, int64_t first, const A* w,
-                              A* y) const {
+                              A* packed, A* sums) const {
+    constexpr int64_t kWidth = kVectors * kLane;
     Vec<A> sum[kRows][kVectors];
     const A* x[kRows];
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
       x[m] = reads[m] + first;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[m][v] = Load<A>(y + m * out + v * kLane);
+      for (int v = 0; v < kVectors; ++v) sum[m][v] = Load<A>(sums + m * kWidth + v * kLane);
     }
-    for (int64_t c = 0; c < count; ++c, w += out) {
+    for (int64_t c = 0; c < count; ++c, packed += kWidth) {
       Vec<A> factors[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) factors[v] = Load<A>(w + v * kLane);
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (kFirst) {
+          factors[v] = Load<A>(w + v * kLane);
+          Store<A>(packed + v * kLane, factors[v]);
+          __builtin_prefetch(w + kDepth * out + v * kLane, 0, 2);
+        } else {
+          factors[v] = Load<A>(packed + v * kLane);
+        }
+      }
+      if constexpr (kFirst) w += out;
 #pragma GCC unroll 12
       for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
@@ -166,62 +178,98 @@ struct Direct : DirectReads<A> {
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) Store<A>(y + m * out + v * kLane, sum[m][v]);
+      for (int v = 0; v < kVectors; ++v) Store<A>(sums + m * kWidth + v * kLane, sum[m][v]);
     }
   }
   template <int kVectors, int kRows = TileRows(kVectors)>
-  BANDJAX_INLINE void AddTiles(int64_t points, int64_t count, const A* const* reads, int64_t first,
-                               const A* w, A* y) const {
-    for (; points >= kRows; points -= kRows, reads += kRows, y += kRows * out) {
-      AddTile<kVectors, kRows>(count, reads, first, w, y);
+  BANDJAX_INLINE void AddTiles(int64_t points, bool first_tile, int64_t count,
+                               const A* const* reads, int64_t first, const A* w, A* packed,
+                               A* sums) const {
+    for (; points >= kRows; points -= kRows, reads += kRows, sums += kRows * kVectors * kLane) {
+      if (first_tile) {
+        AddTile<kVectors, kRows, true>(count, reads, first, w, packed, sums);
+        first_tile = false;
+      } else {
+        AddTile<kVectors, kRows, false>(count, reads, first, w, packed, sums);
+      }
     }
     if constexpr (kRows > 1) {
-      AddTiles<kVectors, NextTileRows(kRows)>(points, count, reads, first, w, y);
+      AddTiles<kVectors, NextTileRows(kRows)>(points, first_tile, count, reads, first, w, packed,
+                                              sums);
     }
   }
 
+  // Points [begin, end) of panels [first, last).
+  size_t FewBytes(int64_t points, int64_t columns) const {
+    return Arena::Bytes<const A*>(CeilDiv(points, kPoints) * taps * kPoints) + ReadsBytes() +
+           Arena::Bytes<A>(points * columns * width) + Arena::Bytes<A>(kDepth * width);
+  }
   template <int kVectors>
-  void ConvolveFew(Pool* pool) const {
-    constexpr int64_t kEach = 64, kMost = 8;  // rows of a part at least, and parts at most
-    const A *x = static_cast<const A*>(args.x), *w = static_cast<const A*>(args.taps);
-    const int64_t all = taps * in, parts = Max(1, Min(kMost, all / kEach));
-    A* partial = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(parts * rows * out + in)));
-    A* zeros = partial + parts * rows * out;
-    for (int64_t c = 0; c < in; ++c) zeros[c] = 0;
-    ParallelFor(pool, parts, [&](int64_t part) {
-      Arena arena(pool, kLookUpsFew * ReadsBytes());
-      Reads reads[kLookUpsFew];
-      for (int64_t row = 0; row < rows; row += kPoints) {
-        reads[row / kPoints] = TakeReads(&arena);
-        LookUp(x, PlaceOf(row), Min(kPoints, rows - row), zeros, reads[row / kPoints]);
-      }
-      A* y = partial + part * rows * out;
-      for (int64_t i = 0; i < rows * out; ++i) y[i] = 0;
-      const int64_t end = all * (part + 1) / parts;
-      for (int64_t at = all * part / parts, count; at < end; at += count) {
-        const int64_t t = at / in, c = at % in;
-        count = Min(Min(kDepth, end - at), in - c);
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          for (int64_t row = 0; row < rows; row += kPoints) {
-            AddTiles<kVectors>(Min(kPoints, rows - row), count,
-                               reads[row / kPoints].at + t * kPoints, c,
-                               w + at * out + panel * width, y + row * out + panel * width);
+  void ConvolvePanels(const A* x, const A* zeros, Arena* arena, int64_t first, int64_t last,
+                      int64_t begin, int64_t end) const {
+    constexpr int64_t kWidth = kVectors * kLane;
+    const int64_t points = end - begin, look_ups = CeilDiv(points, kPoints);
+    const A** reads = arena->template Take<const A*>(look_ups * taps * kPoints);
+    Reads scratch = TakeReads(arena);
+    A* sums = arena->template Take<A>(points * (last - first) * kWidth);  // (panel, point, column)
+    A* packed = arena->template Take<A>(kDepth * kWidth);
+    for (int64_t block = 0; block < look_ups; ++block) {
+      const int64_t row = begin + block * kPoints;
+      scratch.at = reads + block * taps * kPoints;
+      LookUp(x, PlaceOf(row), Min(kPoints, end - row), zeros, scratch);
+    }
+    for (int64_t i = 0; i < points * (last - first) * kWidth; i += kLane) {
+      Store<A>(sums + i, Vec<A>{});
+    }
+    const A* w = static_cast<const A*>(args.taps);
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t c = 0; c < in; c += kDepth, w += kDepth * out) {
+        for (int64_t panel = first; panel < last; ++panel) {
+          for (int64_t block = 0; block < look_ups; ++block) {
+            AddTiles<kVectors>(Min(kPoints, points - block * kPoints), block == 0,
+                               Min(kDepth, in - c), reads + (block * taps + t) * kPoints, c,
+                               w + panel * width, packed,
+                               sums + ((panel - first) * points + block * kPoints) * kWidth);
           }
         }
       }
-    });
-    A* y = static_cast<A*>(args.y);
-    for (int64_t i = 0; i < rows * out; i += kLane) {
-      Vec<A> sum = Load<A>(partial + i);
-      for (int64_t part = 1; part < parts; ++part) sum += Load<A>(partial + part * rows * out + i);
-      Store<A>(y + i, finish(sum, y + i, i % out, kLane));
+      w += (in - CeilDiv(in, kDepth) * kDepth) * out;
+    }
+    for (int64_t panel = first; panel < last; ++panel) {
+      for (int64_t m = begin; m < end; ++m, sums += kWidth) {
+        A* y = static_cast<A*>(args.y) + m * out + panel * width;
+        for (int64_t v = 0; v < kWidth; v += kLane) {
+          Store<A>(y + v, finish(Load<A>(sums + v), y + v, panel * width + v, kLane));
+        }
+      }
     }
   }
 
+  void ConvolveFew(Pool* pool) const {
+    const A* x = static_cast<const A*>(args.x);
+    A* zeros = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(in)));
+    for (int64_t c = 0; c < in; ++c) zeros[c] = 0;
+    // As many tasks as keep all threads busy, and sums that stay in a cache: of several panels, so
+    // that more of what lies together in memory is read, or of a part of the points.
+    constexpr int64_t kMost = 8 * kPoints;
+    const int64_t tasks = 1 * pool->threads;
+    const int64_t together = rows <= kMost ? Max(1, Min(panels / tasks, kMost / rows)) : 1;
+    const int64_t chunks = CeilDiv(panels, together);
+    const int64_t parts = Max(CeilDiv(rows, kMost), CeilDiv(tasks, chunks));
+    const int64_t each = CeilDiv(CeilDiv(rows, parts), kPoints) * kPoints;
+    const int64_t blocks = CeilDiv(rows, each);
+    ParallelFor(pool, chunks * blocks, [&](int64_t task) {
+      const int64_t first = task / blocks * together, last = Min(panels, first + together);
+      const int64_t begin = task % blocks * each, end = Min(rows, begin + each);
+      Arena arena(pool, FewBytes(end - begin, last - first));
+      ForVectors([&](auto number) {
+        ConvolvePanels<decltype(number)::value>(x, zeros, &arena, first, last, begin, end);
+      });
+    });
+  }
+
   void Convolve(Pool* pool) const {
-    if (ReadsTapsOnce()) {
-      return ForVectors([&](auto number) { ConvolveFew<decltype(number)::value>(pool); });
-    }
+    if (ReadsTapsOnce()) return ConvolveFew(pool);
     const A* x = static_cast<const A*>(args.x);
     A* y = static_cast<A*>(args.y);
     const int64_t copied = CopyNumbers();
