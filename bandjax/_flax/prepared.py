@@ -37,7 +37,7 @@ from bandjax._spectra.types import Precision, compute_dtype
 _MOST_BYTES = 2**28  # of one filter's spectrum that is tried
 _HOPELESS, _CHEAP = 4, 1e6  # times the least estimate, and nanoseconds: not tried above both
 _ROUNDS, _SECONDS = (3, 20), 0.3  # of the measurement of one layer
-_COLD_BYTES = 2**26  # of the copies of one filter that is measured
+_COLD_BYTES = 2**26  # of filters, between two calls with one of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,8 +367,8 @@ def timed(
     """Returns the seconds of one call of each way: compiled alone, in turn, the best of several.
 
     A rectifier follows, as it mostly does in a network: some kernels do it too. In turn, so that
-    what else the machine does meets all. Each call has another copy of its filter: in the model,
-    too, the filters of other layers have passed through the cache since.
+    what else the machine does meets all. Between two calls with one copy of a filter about as many
+    bytes of filters pass through the caches as in the model.
 
     Args:
       ways: by name.
@@ -380,8 +380,9 @@ def timed(
     first = next(iter(ways.values()))
     x = jax.random.normal(jax.random.key(0), input_shape, jnp.float32).astype(first.dtype)
     compiled = {}
+    in_turn = sum(filters[name].nbytes for name in ways)
+    copies = min(_ROUNDS[1], max(1, min(others, _COLD_BYTES) // in_turn))
     for name, way in ways.items():
-        copies = min(_ROUNDS[1], max(1, min(others, _COLD_BYTES) // filters[name].nbytes))
         arguments = [(x, jnp.array(filters[name]), bias) for _ in range(copies)]
         compiled[name] = jax.jit(_rectified(way)).lower(*arguments[0]).compile(), arguments
     best = dict.fromkeys(ways, math.inf)
