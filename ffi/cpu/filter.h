@@ -52,8 +52,8 @@ struct Filter {
 
   // Enough parts of the frequencies for all threads, where there are `others` tasks for each, at
   // the price of reading the taps once more for each part.
-  FilterSplit SplitSpread(const Pool* pool, int64_t others) const {
-    const int64_t wanted = CeilDiv(4 * pool->threads, others);
+  FilterSplit SplitSpread(const Pool* pool, int64_t others, int64_t each = 4) const {
+    const int64_t wanted = CeilDiv(each * pool->threads, others);
     const int64_t parts1 = Min(args.k1, wanted);
     return {parts1, Min(args.k0, CeilDiv(wanted, Max(parts1, 1)))};
   }

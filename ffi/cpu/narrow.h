@@ -99,32 +99,33 @@ struct Narrow : Filter<A> {
   // InnerForward() and Gather() in one, of three taps in each axis, both axes symmetric about 0:
   // the phases of two taps of the inner axis are conjugate too, and their sum and their difference
   // are multiplied.
-  template <bool kConjugate>
+  template <bool kConjugate, bool kFetch>
   void GatherNine(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* q,
                   int64_t width) const {
     const A cosine = inner_re[3 * u1 + 2], sine = inner_im[3 * u1 + 2] * (kConjugate ? -1 : 1);
     const int64_t tap = this->in * args.out, step = args.out;
-    for (int64_t v = 0; v < width; v += kLane) {
-      const A* from = this->Tap(0, 0, row0, column0 + v);
-      const int64_t valid = columns - v;
-      for (int64_t r = 0; r < rows; ++r, from += step, q += 6 * kLane) {
+    const A* from = this->Tap(0, 0, row0, column0);
+    for (int64_t r = 0; r < rows; ++r, from += step) {
+      for (int64_t v = 0; v < width; v += kLane) {
+        A* to = q + (v * rows + r * kLane) * 6;
+        const int64_t valid = columns - v;
         Vec<A> re[3], im[3];
 #pragma GCC unroll 3
         for (int64_t t = 0; t < 3; ++t) {
-          const A* at = from + 3 * t * tap;
-          for (int64_t t1 = 0; t1 < 3; ++t1) {
+          const A* at = from + 3 * t * tap + v;
+          for (int64_t t1 = 0; kFetch && t1 < 3; ++t1) {
             __builtin_prefetch(at + t1 * tap + Base::kAhead * step);
           }
           const Vec<A> first = LoadUpTo<A>(at, valid), last = LoadUpTo<A>(at + 2 * tap, valid);
           re[t] = LoadUpTo<A>(at + tap, valid) + cosine * (first + last);
           im[t] = sine * (last - first);
         }
-        Store<A>(q, re[1]);
-        Store<A>(q + kLane, im[1]);
-        Store<A>(q + 2 * kLane, re[0] + re[2]);
-        Store<A>(q + 3 * kLane, im[0] + im[2]);
-        Store<A>(q + 4 * kLane, re[0] - re[2]);
-        Store<A>(q + 5 * kLane, im[0] - im[2]);
+        Store<A>(to, re[1]);
+        Store<A>(to + kLane, im[1]);
+        Store<A>(to + 2 * kLane, re[0] + re[2]);
+        Store<A>(to + 3 * kLane, im[0] + im[2]);
+        Store<A>(to + 4 * kLane, re[0] - re[2]);
+        Store<A>(to + 5 * kLane, im[0] - im[2]);
       }
     }
   }

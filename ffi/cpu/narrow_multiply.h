@@ -74,9 +74,10 @@ struct NarrowMultiplier : Narrow<A> {
     return {p, q, staged, arena->template Take<A>(kStage * args.t0)};
   }
 
-  // Some rows of the sum, by a panel of columns.
+  // Some rows of the sum, by a panel of columns, and whether their taps are not in a cache yet.
   struct Panel {
     int64_t group, k, depth, column0, columns;
+    bool fetch = true;
   };
 
   // Of column frequency u1 the row frequencies u0 .. u0_end of a panel. Left factor and results are
@@ -87,8 +88,12 @@ struct NarrowMultiplier : Narrow<A> {
     const int64_t depth_all = kForward ? in : out, k = panel.k, depth = panel.depth;
     const int64_t columns = panel.columns, width = CeilDiv(columns, kLane) * kLane;
     if (kForward && this->nine) {
-      this->template GatherNine<kForward>(u1, k, depth, panel.group * out + panel.column0, columns,
-                                          desk.q, width);
+      const int64_t first = panel.group * out + panel.column0;
+      if (panel.fetch) {
+        this->template GatherNine<kForward, true>(u1, k, depth, first, columns, desk.q, width);
+      } else {
+        this->template GatherNine<kForward, false>(u1, k, depth, first, columns, desk.q, width);
+      }
     } else {
       if constexpr (kForward) {
         this->InnerForward(u1, k, depth, panel.group * out + panel.column0, columns, desk.p, width);
@@ -132,7 +137,11 @@ struct NarrowMultiplier : Narrow<A> {
   int64_t DepthBlock() const {
     constexpr bool kRounds = sizeof(R) != sizeof(A);  // sums then stay out of memory
     const int64_t all = kForward ? in : out;
-    const int64_t fits = kBlockBytes / (planes * kPanel * sizeof(A));
+    // Of few row frequencies it is the taps that take the time, and sums of them that stay in the
+    // first-level cache save it; of many it is the results, which each block adds to.
+    constexpr int64_t kBytes = 32 << 10;
+    const int64_t bytes = Min(kBlockBytes, kBytes * CeilDiv(args.k0, kStage));
+    const int64_t fits = bytes / (planes * kPanel * sizeof(A));
     const int64_t most = kRounds ? all : Min(Min(kDepth, all), Max(fits, kLane));
     return CeilDiv(all, CeilDiv(all, most));
   }
@@ -145,7 +154,8 @@ struct NarrowMultiplier : Narrow<A> {
     const int64_t ld_out = kForward ? args.out : args.in;
     const int64_t panels = CeilDiv(columns_all, kPanel);
     const int64_t depth_block = DepthBlock<kForward, R>();
-    const FilterSplit split = this->SplitSpread(pool, args.groups * panels);
+    // Every part reads the taps anew.
+    const FilterSplit split = this->SplitSpread(pool, args.groups * panels, 2);
     ParallelFor(pool, args.groups * panels * split.parts(), [&](int64_t task) {
       const Part part(args, split, task % split.parts());
       const int64_t panel_index = task / split.parts() % panels;
@@ -156,8 +166,8 @@ struct NarrowMultiplier : Narrow<A> {
       Arena arena(pool, DeskBytes(numbers, stage));
       const Desk desk = TakeDesk(&arena, numbers, stage);
       for (int64_t k = 0; k < depth_all; k += depth_block) {
-        const Panel panel = {group, k, Min(depth_block, depth_all - k), column0, columns};
-        for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1) {
+        Panel panel = {group, k, Min(depth_block, depth_all - k), column0, columns};
+        for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1, panel.fetch = false) {
           const int64_t from = Frequency(0, u1) * ld_left + group * depth_all + k;
           const int64_t to = Frequency(0, u1) * ld_out + group * columns_all + column0;
           SpreadColumn<kForward>(u1, part.u0_first, part.u0_last, panel,
