@@ -246,6 +246,7 @@ struct Direct : DirectReads<A> {
   }
 
   void ConvolveFew(Pool* pool) const {
+    if (rows == 0) return;
     const A* x = static_cast<const A*>(args.x);
     A* zeros = static_cast<A*>(pool->shared(pool, Arena::Bytes<A>(in)));
     for (int64_t c = 0; c < in; ++c) zeros[c] = 0;

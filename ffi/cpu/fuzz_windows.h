@@ -97,8 +97,10 @@ class WindowsFuzz : public PackFuzz {
     a.transposed = Once(3);
     const bool wide = Once(3);  // whole panels, which are read where they are
     if (wide) a.groups = 1;
+    if (wide && Once(3)) a.n = Draw(4, 12);
     const int64_t rank = Draw(1, 3), most = wide ? 8 : 20;
-    const int64_t in = Draw(1, Once(3) ? 40 : 9), out = wide ? 64 * Draw(1, 2) : Draw(1, 40);
+    const int64_t in = wide && Once(2) ? Draw(32, 150) : Draw(1, Once(3) ? 40 : 9);
+    const int64_t out = wide ? 64 * Draw(1, Once(4) ? 5 : 2) : Draw(1, 40);
     a.in = in * a.groups, a.out = out * a.groups;
     int64_t taps = 1, inputs = a.n * a.in, outputs = a.n * a.out;
     std::string shape = "n " + std::to_string(a.n) + " in " + std::to_string(a.in) + " out " +
