@@ -224,14 +224,17 @@ BANDJAX_INLINE void PackBlock(const PackArgs& args, int64_t n, const int64_t (&a
     for (int v = 0; w == 0 && v < kLine; ++v) word[v] = header[v];
     for (; m < args.members && args.layout[m].word == w; ++m) {
       const PackMember& member = args.layout[m];
-      const float half = static_cast<float>(1u << member.width >> 1), top = 2 * half - 0.5f;
+      const int32_t below = static_cast<int32_t>(1u << member.width >> 1);  // codes below zero
+      const float least = static_cast<float>(-below), most = static_cast<float>(below) - 0.5f;
       const uint32_t own = kGolden * static_cast<uint32_t>(member.value + 1);
       for (int v = 0; v < kLine; ++v) {
-        Floats t = block[member.value * kLine + v] * inverse[v] +
-                   (Fraction(first[v] + own) + (half - 0.5f));
-        t = t > 0.f ? t : Floats{};
-        t = t < top ? t : Floats{} + top;
-        word[v] |= (Word) __builtin_convertvector(t, Ints) << member.shift;
+        Floats t = block[member.value * kLine + v] * inverse[v] + (Fraction(first[v] + own) - 0.5f);
+        t = t > least ? t : Floats{} + least;
+        t = t < most ? t : Floats{} + most;
+        // Rounded down before it is made positive, which would cost a wide code some of its bits.
+        const Ints code = __builtin_convertvector(t, Ints);
+        const Ints above = (Ints)(__builtin_convertvector(code, Floats) > t);  // -1 or 0
+        word[v] |= (Word)(code + above + below) << member.shift;
       }
     }
     for (int v = 0; v < kLine; ++v) {
@@ -268,13 +271,13 @@ BANDJAX_INLINE void UnpackBlock(const PackArgs& args, int64_t n, const int64_t (
     for (; m < args.members && args.layout[m].word == w; ++m) {
       const PackMember& member = args.layout[m];
       const uint32_t all = (1u << member.width) - 1;
-      const float half = static_cast<float>(1u << member.width >> 1);
+      const int32_t below = static_cast<int32_t>(1u << member.width >> 1);
       const uint32_t own = kGolden * static_cast<uint32_t>(member.value + 1);
       for (int v = 0; v < kLine; ++v) {
-        const Word bits = first[v] + own;
-        const Floats code =
-            __builtin_convertvector((Ints)((word[v] >> member.shift) & all), Floats);
-        block[member.value * kLine + v] = (code - (Fraction(bits) + (half - 1.f))) * step[v];
+        const Ints code = (Ints)((word[v] >> member.shift) & all) - below;
+        const Floats dither = Fraction(first[v] + own) - 1.f;
+        block[member.value * kLine + v] =
+            (__builtin_convertvector(code, Floats) - dither) * step[v];
       }
     }
   }
