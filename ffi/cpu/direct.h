@@ -199,11 +199,12 @@ struct Direct : DirectReads<A> {
     }
   }
 
-  // Points [begin, end) of panels [first, last).
+  // Scratch memory of a task.
   size_t FewBytes(int64_t points, int64_t columns) const {
     return Arena::Bytes<const A*>(CeilDiv(points, kPoints) * taps * kPoints) + ReadsBytes() +
            Arena::Bytes<A>(points * columns * width) + Arena::Bytes<A>(kDepth * width);
   }
+  // Points [begin, end) of panels [first, last).
   template <int kVectors>
   void ConvolvePanels(const A* x, const A* zeros, Arena* arena, int64_t first, int64_t last,
                       int64_t begin, int64_t end) const {
