@@ -109,7 +109,7 @@ struct Narrow : Filter<A> {
       for (int64_t v = 0; v < width; v += kLane) {
         A* to = q + (v * rows + r * kLane) * 6;
         const int64_t valid = columns - v;
-        Vec<A> re[3], im[3];
+        Vec<A> re[3], gap[3];
 #pragma GCC unroll 3
         for (int64_t t = 0; t < 3; ++t) {
           const A* at = from + 3 * t * tap + v;
@@ -118,14 +118,15 @@ struct Narrow : Filter<A> {
           }
           const Vec<A> first = LoadUpTo<A>(at, valid), last = LoadUpTo<A>(at + 2 * tap, valid);
           re[t] = LoadUpTo<A>(at + tap, valid) + cosine * (first + last);
-          im[t] = sine * (last - first);
+          gap[t] = last - first;
         }
+        // No sum of two products, of which a compiler may fuse either into a multiply-add.
         Store<A>(to, re[1]);
-        Store<A>(to + kLane, im[1]);
+        Store<A>(to + kLane, sine * gap[1]);
         Store<A>(to + 2 * kLane, re[0] + re[2]);
-        Store<A>(to + 3 * kLane, im[0] + im[2]);
+        Store<A>(to + 3 * kLane, sine * (gap[0] + gap[2]));
         Store<A>(to + 4 * kLane, re[0] - re[2]);
-        Store<A>(to + 5 * kLane, im[0] - im[2]);
+        Store<A>(to + 5 * kLane, sine * (gap[0] - gap[2]));
       }
     }
   }

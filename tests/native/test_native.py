@@ -6,6 +6,8 @@ transformation of JAX, the other files test as they do for every method.
 
 from __future__ import annotations
 
+import re
+
 import effort
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 import oracle
 import pytest
 from calls import HERE, chosen, export_checks, native
-from choices import crossed, thinned
+from choices import FULL, crossed, thinned
 from processes import in_a_new_process
 
 import bandjax
@@ -205,36 +207,68 @@ def test_vmap_with_many_taps_and_groups(axes):
 
 # ------------------------------------------------------------------------------------- determinism
 
+# Size of a batch, sides, channels in and out, taps of a side, and options: few examples and many,
+# a single axis and three, all frequencies by taps and by windows, groups, strides, half types.
 DIGEST = """
-    import hashlib, os
+    import hashlib, os, sys
     if os.environ.get("ONE_CORE"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import jax, numpy as np, bandjax
-    def run(x, w):
-        f = lambda x, w: bandjax.band_conv(
-            x, w, bandjax.Compression(0.5), implementation="native")
+    half, exact = bandjax.Compression(0.5), bandjax.Compression(0)
+    cases = [
+        (5, (17, 17), 33, 70, 3, half, {}),
+        (3, (4, 4), 130, 130, 3, half, {}),
+        (2, (9, 9), 3, 5, 3, half, {}),
+        (20, (16, 16), 40, 24, 3, half, {}),
+        (3, (24, 20), 20, 36, 5, half, {"feature_group_count": 2}),
+        (2, (20, 20), 36, 20, 2, half, {}),
+        (1, (96, 96), 17, 33, 3, half, {}),
+        (2, (200,), 19, 37, 9, half, {}),
+        (1, (12, 12, 12), 9, 17, 3, half, {}),
+        (2, (16, 16), 33, 70, 3, half, {"strides": 2}),
+        (1, (4, 4), 70, 130, 3, exact, {"method": "direct"}),
+        (3, (24, 24), 33, 70, 3, exact, {"method": "direct", "strides": 2}),
+        (2, (65, 65), 33, 20, 3, exact, {"method": "tiles"}),
+        (1, (20, 20, 20), 5, 17, 3, exact, {"method": "tiles"}),
+    ]
+    def run(x, w, band, options):
+        f = lambda x, w: bandjax.band_conv(x, w, band, implementation="native", **options)
         y, back = jax.vjp(f, x, w)
         return y, *back(y)
-    run = jax.jit(run)
-    for n, size, c, o in ((5, 17, 33, 70), (3, 4, 130, 130), (2, 9, 3, 5)):
-        rng = np.random.default_rng((n, size))
-        x = rng.normal(size=(n, size, size, c)).astype(np.float32)
-        w = rng.normal(size=(3, 3, c, o)).astype(np.float32)
-        seen = {hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in run(x, w))).hexdigest()
-                for _ in range(5)}
-        print(*seen)
+    for dtype, cases in ((np.float32, cases), (jax.numpy.bfloat16, cases[::3])):
+        for n, sizes, c, o, taps, band, options in cases:
+            rng = np.random.default_rng((n, *sizes))
+            x = rng.normal(size=(n, *sizes, c)).astype(dtype)
+            c = c // options.get("feature_group_count", 1)
+            w = rng.normal(size=(*(taps for _ in sizes), c, o)).astype(dtype)
+            step = jax.jit(lambda x, w: run(x, w, band, options))
+            digest = lambda: hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in step(x, w)))
+            print(*{digest().hexdigest() for _ in range(3)})
 """
 
 
-@pytest.mark.full
 @native
-@pytest.mark.parametrize("threads", thinned([(1, 7), (1, 2, 3, 7, 16)]))
-def test_results_do_not_depend_on_time_or_threads(threads):
+@pytest.mark.parametrize(
+    ("isa", "threads"),
+    [
+        pytest.param("", (1, 7), id="this processor's own"),
+        pytest.param("", (2, 3, 16), id="many threads", marks=FULL),
+        *(pytest.param(isa, (2, 7), id=isa, marks=FULL) for isa in ("avx512", "avx2", "portable")),
+    ],
+)
+def test_results_do_not_depend_on_time_or_threads(isa, threads):
+    given = {"XLA_FLAGS": " ".join(effort.flags())}  # One device, with all of the threads.
+    if isa:
+        given["BANDJAX_CPU_ISA"] = isa
+        status = in_a_new_process("import bandjax; print(bandjax.native_status())", **given)
+        if refusal := re.search(r"BANDJAX_CPU_ISA must be one of .*", status):
+            pytest.skip(refusal[0])
     settings = [{"ONE_CORE": "1"}, *({"NPROC": str(number)} for number in threads)]
-    flags = " ".join(effort.flags())  # One device, with all of the threads.
-    digests = {in_a_new_process(DIGEST, XLA_FLAGS=flags, **setting) for setting in settings}
-    assert len(digests) == 1
-    assert [len(line.split()) for line in digests.pop().splitlines()] == [1, 1, 1]
+    lines = [in_a_new_process(DIGEST, **given, **setting).splitlines() for setting in settings]
+    assert len(lines[0]) == 19
+    differing = [number for number, same in enumerate(zip(*lines, strict=True)) if len({*same}) > 1]
+    assert not differing
+    assert {len(line.split()) for line in lines[0]} == {1}
 
 
 # ------------------------------------------------------------------------------------------ memory
