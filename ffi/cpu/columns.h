@@ -188,20 +188,23 @@ class Columns {
     }
   }
 
-  // All rows of the maps.
+  // All rows of the maps. Channels that lie side by side in memory are taken together: a processor
+  // fetches more than a vector of them.
   template <typename Lines>
   void Rows(const Lines& lines, const typename Lines::Workspace& z) const {
     constexpr int64_t kEach = 8;
     const int64_t blocks = CeilDiv(lines.height_, kEach);
-    ParallelFor(pool_, n_ * lines.chunks_ * blocks, [&](int64_t task) {
+    ParallelFor(pool_, n_ * blocks, [&](int64_t task) {
       Arena arena(pool_, lines.DeskBytes());
       const auto desk = lines.TakeDesk(&arena);
-      const int64_t index = task / blocks, begin = task % blocks * kEach;
-      const auto item = lines.ItemAt(index);
+      const int64_t first = task / blocks * lines.chunks_, begin = task % blocks * kEach;
       for (int64_t i = begin; i < Min(lines.height_, begin + kEach); i += 2) {
-        for (int64_t v = 0; v < item.vectors; ++v) {
-          lines.Rows(item, v, 0, i, Min(i + 2, lines.height_), z.At(index * PlaneNumbers(lines)),
-                     desk);
+        for (int64_t index = first; index < first + lines.chunks_; ++index) {
+          const auto item = lines.ItemAt(index);
+          for (int64_t v = 0; v < item.vectors; ++v) {
+            lines.Rows(item, v, 0, i, Min(i + 2, lines.height_), z.At(index * PlaneNumbers(lines)),
+                       desk);
+          }
         }
       }
       EndStream(lines.stream_ || z.past);
