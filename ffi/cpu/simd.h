@@ -6,7 +6,11 @@
 #include "kernels.h"
 
 #define BANDJAX_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
 #define BANDJAX_NOINLINE __attribute__((noinline))
+#else
+#define BANDJAX_NOINLINE __attribute__((noinline, noclone))
+#endif
 
 namespace bandjax {
 namespace BANDJAX_ISA {
