@@ -199,7 +199,8 @@ def band_limit(
         a ``conv_general_dilated`` of their own.
       pools: whether the strided pools of Flax (``max_pool``, ``avg_pool``, ``min_pool``) that calls
         of the model reach become :func:`spectral_pool`, too: within the band, or of a plan within
-        what their output can carry. Not for :class:`bandjax.Energy`.
+        what their output can carry. Not for :class:`bandjax.Energy`. Without it they are Flax's
+        own, also where an earlier call made them spectral.
       grid, method, implementation, residual_dtype, recompute_filter: of all layers, see
         :func:`bandjax.band_conv`. Periodic layers keep their grid, and a plan has its own.
 

@@ -67,7 +67,8 @@ def choose(
         named = [c for c in classes if c.name == spec.method]
         if not named:
             names = ", ".join(dict.fromkeys(("auto", *(c.name for c in classes))))
-            takes = next(c.takes for c in CLASSES if c.name == spec.method)
+            asked = (c for c in CLASSES if c.native or spec.implementation != "native")
+            takes = next(c.takes for c in asked if c.name == spec.method)
             raise ValueError(
                 f"method must be one of {names} here, got {spec.method!r}, which takes {takes}"
             )

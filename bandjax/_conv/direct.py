@@ -39,7 +39,7 @@ class NativeDirect(NativeDft):
     """:class:`Direct` by the native kernels, the projection too."""
 
     name = "direct"
-    takes = Direct.takes
+    takes = f"{Direct.takes}, and input_dilation 1, by the native kernels on the CPU"
     by_taps = True
     finishes = frozenset(["float32", "float64"])
 

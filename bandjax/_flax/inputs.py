@@ -33,7 +33,7 @@ def run_batches(
 
     Raises:
       TypeError: ``batches`` is a single array, or nothing to go through.
-      ValueError: there is no batch, or examples differ in shape.
+      ValueError: there is no batch, one has no example, or examples differ in shape.
     """
     if hasattr(batches, "shape") or not isinstance(batches, Iterable):
         raise TypeError(
@@ -44,7 +44,10 @@ def run_batches(
         batches = report_module("rich.progress").track(batches, title)
     input_shape: tuple[int, ...] | None = None
     for batch in batches:
-        shape = jnp.shape(batch[0] if isinstance(batch, tuple | list) else batch)[1:]
+        whole = jnp.shape(batch[0] if isinstance(batch, tuple | list) else batch)
+        if 0 in whole[:1]:
+            raise ValueError(f"batches must hold at least one example each, got shape {whole}")
+        shape = whole[1:]
         if input_shape not in (None, shape):
             raise ValueError(
                 f"batches must have examples of one shape, got {shape} after {input_shape}"
@@ -200,11 +203,13 @@ class Observations(abc.ABC):
         if not self.selected:
             left = ", ".join(f"{shown(path)}: {why}" for path, why in self.left_out.items())
             raise ValueError(f"the model has no convolution layer to calibrate ({left or 'none'})")
-        if idle := [shown(path) for path in self.selected if path not in self.met]:
-            raise ValueError(
-                f"these convolution layers are never called: {', '.join(idle)}; leave them out "
-                "with where="
-            )
+        idle = [path for path in self.selected if path not in self.met]
+        for what, paths in (
+            ("these convolution layers are never called", (p for p in idle if p not in self.seen)),
+            ("the loss does not depend on these convolution layers", idle),
+        ):
+            if names := ", ".join(map(shown, paths)):
+                raise ValueError(f"{what}: {names}; leave them out with where=")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

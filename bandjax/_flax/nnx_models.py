@@ -12,7 +12,7 @@ from flax import nnx
 
 from bandjax._flax.classes import NnxConv, NnxConvTranspose
 from bandjax._flax.nnx_layer import BandConv
-from bandjax._flax.pools import replace_pools
+from bandjax._flax.pools import replace_pools, restore_pools
 from bandjax._flax.select import (
     TRANSPOSED,
     ConvLayer,
@@ -78,6 +78,8 @@ def limit_model(
     report.tell_refused(report.refused, strict, stacklevel=3)
     if pools:
         replace_pools(model, bound)
+    else:
+        restore_pools(model)
     for layer, attributes in zip(selected, changes, strict=True):
         module = layer.module
         if not isinstance(module, BandConv):

@@ -70,6 +70,15 @@ def replace_pools(model: nnx.Module, band: Bound) -> None:
     model.pool_band = band  # type: ignore[attr-defined]
 
 
+def restore_pools(model: nnx.Module) -> None:
+    """Gives a model, and all within it, their own pools back, in place."""
+    for _, module in list(nnx.iter_modules(model)):
+        kind: Any = type(module)
+        if hasattr(kind, "_pools_of"):
+            object.__setattr__(module, "__class__", kind._pools_of)
+            del module.pool_band  # type: ignore[attr-defined]
+
+
 @functools.cache
 def _with_pools(kind: Any) -> Any:
     """Returns the subclass of a model's class whose calls have spectral pools."""

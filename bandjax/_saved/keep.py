@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -47,8 +46,9 @@ class Kept:
         shape = self.aval.shape
         if self.how == BITS:
             return unpack_bits(self.stored, shape)
-        planes = (unpack_bits(plane, shape).astype(jnp.uint8) for plane in self.stored)
-        total: Any = sum(plane << np.uint8(bit) for bit, plane in enumerate(planes))
+        kind: Any = np.dtype(self.aval.dtype).type
+        planes = (unpack_bits(plane, shape).astype(kind) for plane in self.stored)
+        total: Any = sum(plane << kind(bit) for bit, plane in enumerate(planes))
         return total
 
     def held(self, hold: Any) -> Kept:
@@ -74,9 +74,10 @@ def keep_signs(value: jax.Array) -> Kept:
 
 
 def keep_integers(value: jax.Array, count: int) -> Kept:
-    """Keeps integers from 0 to ``count - 1``, uint8, as planes of bits."""
-    bits = max(1, math.ceil(math.log2(count)))
-    planes = [pack_bits((value >> np.uint8(bit)) & np.uint8(1)) for bit in range(bits)]
+    """Keeps integers from 0 to ``count - 1``, unsigned, as planes of bits."""
+    bits = max(1, (count - 1).bit_length())
+    kind = np.dtype(value.dtype).type
+    planes = [pack_bits(((value >> kind(bit)) & kind(1)).astype(jnp.uint8)) for bit in range(bits)]
     aval = jax.ShapeDtypeStruct(value.shape, value.dtype)
     return Kept(_named(planes, BITS), bits, aval)
 

@@ -130,6 +130,17 @@ def test_the_knapsack():
         assert sum(c[i] for c, i in zip(costs, found, strict=True)) <= allowed
         total = sum(d[i] for d, i in zip(damages, found, strict=True))
         assert total == pytest.approx(min(every)[0])
+    # Costs may fall towards the largest box. A budget of all of them, or of the least, is met.
+    rng = np.random.default_rng(2)
+    damages = [np.sort(rng.exponential(size=40))[::-1] for _ in range(12)]
+    costs = [rng.integers(1, 10**9, 40) for _ in damages]
+    for price in costs:
+        price[-1] = min(price[-1], price.mean())
+    assert cheapest(damages, costs, sum(int(price[-1]) for price in costs)) == [39] * 12
+    least = [int(price.argmin()) for price in costs]
+    assert cheapest(damages, costs, sum(int(price.min()) for price in costs)) == least
+    # What is left goes to larger boxes of no more damage.
+    assert cheapest([np.array([1.0, 1.0, 1.0])], [np.array([1, 2, 4])], 3) == [1]
     # Beyond the resolution of the budget it stays within.
     large = [np.array([100_000, 1_000_003]), np.array([100_000, 1_000_003])]
     assert sum(cheapest([np.array([1.0, 0.0])] * 2, large, 1_101_000)) == 1
@@ -190,6 +201,10 @@ def test_wrong_arguments_are_refused():
         bandjax.allocate(model, [x], linear, 0.01)
     with pytest.raises(ValueError, match="batches must hold at least one batch"):
         bandjax.allocate(model, [], linear, 0.5)
+    with pytest.raises(ValueError, match=r"at least one example each, got shape \(0, 15, 3\)"):
+        bandjax.allocate(model, [x, x[:0]], linear, 0.5)
+    with pytest.raises(ValueError, match=r"the loss does not depend on these .* layers: one, two;"):
+        bandjax.allocate(model, [x], lambda *of: (linear(*of), jnp.ones(()))[1], 0.5)
     with pytest.raises(ValueError, match="of layer one is not finite"):
         bandjax.allocate(model, [x * jnp.nan], linear, 0.5)
     plan = bandjax.allocate(model, [x], linear, 1)

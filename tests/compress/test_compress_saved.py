@@ -232,12 +232,17 @@ def test_the_compiled_step_needs_less_memory():
         ((1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]),
         ((1, 2, 3, 1), (1, 3, 1, 1), [(0, 0), (0, 0), (2, 0), (0, 0)]),
         ((1, 2, 2, 1), (1, 2, 2, 1), [(0, 0)] * 4),
+        ((1, 13, 12, 8), (1, 1, 1, 1), [(0, 0)] * 4),
+        ((1, 9, 7, 5), (1, 2, 5, 1), [(0, 0), (3, 0), (0, 2), (1, 2)]),
     ],
 )
-def test_the_places_of_maxima_are_kept_ties_included(window, strides, padding):
+@pytest.mark.parametrize("find", ["maxima", "minima"])
+def test_the_places_of_maxima_are_kept_ties_included(window, strides, padding, find):
+    init, compare = (-jnp.inf, jax.lax.max) if find == "maxima" else (jnp.inf, jax.lax.min)
+
     def f(x, y):
         x = jnp.tanh(x) * y  # Not an argument itself.
-        pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+        pooled = jax.lax.reduce_window(x, init, compare, window, strides, padding)
         return jnp.sum(pooled * normal(5, *pooled.shape))
 
     x, y = jnp.round(normal(0, 2, 13, 12, 8)), jnp.ones((2, 13, 12, 8))

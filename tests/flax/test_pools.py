@@ -139,6 +139,24 @@ def test_pools_of_models_become_spectral():
     np.testing.assert_allclose(bounded, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("as_flax_divides")
+def test_a_model_has_its_own_pools_again():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+    model = Net(nnx.Rngs(0))
+    before = model(x)
+    attributes = set(vars(model))
+    both = nnx.Sequential(model, lambda y: y[1][0])
+    for whole, kept in ((model, None), (both, None), (model, Compression(0.5))):
+        bandjax.nnx.band_limit(model, None, pools=True)
+        assert not np.allclose(model(x)[1][0], before[1][0], atol=1e-2)
+        bandjax.nnx.band_limit(whole, kept)
+        assert type(model) is Net
+        assert set(vars(model)) == attributes
+        if kept is None:
+            same = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-5), model(x), before)
+            assert jax.tree.all(same)
+
+
 def test_pools_of_linen_models():
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
     model = LinenNet()
