@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
-from bandjax._saved.graph import Constant, Graph, Node, above_zero, is_relu
+from bandjax._saved.graph import Constant, Graph, Node, above_zero, is_relu, is_sure
 
 SMALLEST = 1024  # elements of an array that is worth packing
 _MOST_BASES = 4  # large values that may be unpacked for one that is computed again
 _VIEWS = ("name", "reshape", "squeeze", "expand_dims", "copy")  # the same numbers
+_REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
+_FEWER = 8  # numbers at least of which a statistic is made
 _BITS = 4  # about so many a value of what is packed: for comparison with booleans
 
 
@@ -23,18 +27,41 @@ def is_map(aval: Any) -> bool:
     return len(aval.shape) >= 2 and aval.shape[-1] > 1
 
 
+def statistics(graph: Graph) -> frozenset[int]:
+    """The numbers of means, norms and the like: what many numbers each are reduced to.
+
+    They are few, so that they may be kept as they are; and they should be: what is divided by them,
+    or is their root, has no bound where they are rounded to zero.
+    """
+    found: set[int] = set()
+    for node in graph.nodes:
+        operands = [o for o in node.operands if isinstance(o, int)]
+        sizes = [_size(graph.types[o]) for o in operands]
+        size = max(_size(graph.types[result]) for result in node.results) if node.results else 0
+        if node.primitive in _REDUCTIONS:
+            few = max(sizes, default=0) >= _FEWER * size
+        else:
+            of = [s for o, s in zip(operands, sizes, strict=True) if o in found]
+            few = node.cheap and size <= max(of, default=0)
+            few = few and all(o in found or not _large(graph.types[o]) for o in operands)
+        if few:
+            found.update(node.results)
+    return frozenset(found)
+
+
 def is_mask(aval: Any) -> bool:
     """Whether an array is kept in bits."""
     return bool(aval.dtype == jnp.bool_) and _large(aval) and len(aval.shape) >= 1
 
 
 def _large(aval: Any) -> bool:
-    size = 1
-    for n in aval.shape:
-        if not isinstance(n, int):  # jax.export leaves it open
-            return False
-        size *= n
-    return size >= SMALLEST
+    open_ended = not all(isinstance(n, int) for n in aval.shape)  # jax.export leaves it open
+    return not open_ended and _size(aval) >= SMALLEST
+
+
+def _size(aval: Any) -> int:
+    """Elements, of the axes whose length is known."""
+    return math.prod(n for n in getattr(aval, "shape", ()) if isinstance(n, int))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +71,12 @@ class Choice:
     Attributes:
       kept: numbers of values, in the order made; arguments among them.
       again: nodes by the number of a value that is computed again from these.
+      exact: numbers of values that no codec may pack.
     """
 
     kept: tuple[int, ...]
     again: dict[int, Node]
+    exact: frozenset[int]
 
 
 def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Choice:
@@ -62,18 +91,19 @@ def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Ch
       wanted: numbers of values.
       free: arguments that are there anyway.
     """
-    makers = graph.makers()
-    bases = _bases(graph, free)
+    makers, exact = graph.makers(), statistics(graph)
+    bases = _bases(graph, free, exact)
     numbers = sorted({w for w in wanted if not isinstance(w, Constant)})
+    cost = functools.partial(_cost, graph, exact)
     kept: set[int] = set()
     for number in numbers:  # What cannot be had otherwise, and its equals.
         base = bases[number]
-        large = [b for b in base if _cost(graph, b) >= _cost(graph, number)]
-        if base == {number} or (len(large) == 1 and len(_maps(graph, base)) == 1):
+        large = [b for b in base if cost(b) >= cost(number)]
+        if base == {number} or (len(large) == 1 and len(_maps(graph, base, exact)) == 1):
             kept |= base
     for number in numbers:
-        new = sum(_cost(graph, base) for base in bases[number] - kept)
-        kept |= bases[number] if new <= _cost(graph, number) else {number}
+        new = sum(map(cost, bases[number] - kept))
+        kept |= bases[number] if new <= cost(number) else {number}
     # Of what is kept nothing need be computed again.
     again: dict[int, Node] = {}
     todo = [n for n in numbers if n not in kept]
@@ -86,7 +116,7 @@ def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Ch
     needed = set(numbers) | {
         o for node in again.values() for o in node.operands if not isinstance(o, Constant)
     }
-    return Choice(tuple(sorted((kept | free) & needed)), again)
+    return Choice(tuple(sorted((kept | free) & needed)), again, exact)
 
 
 def signs(graph: Graph, kept: Iterable[int]) -> dict[int, int]:
@@ -117,11 +147,11 @@ def signs(graph: Graph, kept: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def _maps(graph: Graph, numbers: Iterable[int]) -> list[int]:
-    return [n for n in numbers if is_map(graph.types[n])]
+def _maps(graph: Graph, numbers: Iterable[int], exact: frozenset[int]) -> list[int]:
+    return [n for n in numbers if is_map(graph.types[n]) and n not in exact]
 
 
-def _bases(graph: Graph, free: set[int]) -> dict[int, frozenset[int]]:
+def _bases(graph: Graph, free: set[int], exact: frozenset[int]) -> dict[int, frozenset[int]]:
     """For each value what would be kept for it: itself, or what it is cheaply made of."""
     nothing: frozenset[int] = frozenset()
     bases = {n: nothing if n in free else frozenset([n]) for n in graph.inputs}
@@ -136,21 +166,17 @@ def _bases(graph: Graph, free: set[int]) -> dict[int, frozenset[int]]:
             elif not union:
                 bases[result] = nothing
             else:
-                bases[result] = union if _may_be_made(graph, result, union) else own
+                # Made of others rather than kept: maps, and of few others; what is surely the same.
+                few = len(_maps(graph, union, exact)) <= _MOST_BASES
+                again = _maps(graph, own, exact) or is_sure(node.equation)
+                bases[result] = union if few and again else own
     return bases
 
 
-def _may_be_made(graph: Graph, number: int, union: frozenset[int]) -> bool:
-    """Whether to make a value of others rather than keep it: only maps, and of few others."""
-    return is_map(graph.types[number]) and len(_maps(graph, union)) <= _MOST_BASES
-
-
-def _cost(graph: Graph, number: int) -> int:
+def _cost(graph: Graph, exact: frozenset[int], number: int) -> int:
     """Bits that a value takes, about."""
     aval = graph.types[number]
-    size = 1
-    for n in aval.shape:
-        size *= n if isinstance(n, int) else 1
-    if is_map(aval):
+    size = _size(aval)
+    if is_map(aval) and number not in exact:
         return size * _BITS
     return size if is_mask(aval) else 8 * size * aval.dtype.itemsize

@@ -26,6 +26,7 @@ _CHEAP = frozenset(
         *("reduce_precision", "sharding_constraint", "stop_gradient"),
     ]
 )
+_COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "custom_jvp_call"])
 
 
@@ -201,11 +202,26 @@ def called(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def is_cheap(equation: JaxprEqn) -> bool:
-    """Whether an equation, with all that it calls, is cheap to compute twice."""
+    """Whether an equation, with all that it calls, is cheap to compute twice.
+
+    A function that compares numbers is none: they may be rounded before it is called again, so that
+    the comparisons have to be seen one by one.
+    """
     body = called(equation)
     if body is None:
         return equation.primitive.name in _CHEAP and not equation.effects
-    return not body.consts and all(map(is_cheap, body.jaxpr.eqns))
+    equations = body.jaxpr.eqns
+    compares = any(e.primitive.name in _COMPARISONS and not is_sure(e) for e in equations)
+    return not body.consts and not compares and all(map(is_cheap, equations))
+
+
+def is_sure(equation: JaxprEqn) -> bool:
+    """Whether an equation tells of numbers what rounding does not change: if they are finite."""
+    name, atoms = equation.primitive.name, equation.invars
+    if name not in ("eq", "ne"):
+        return name == "is_finite"
+    infinite = any(isinstance(a, Literal) and np.all(np.isinf(a.val)) for a in atoms)
+    return infinite or atoms[0] is atoms[1]
 
 
 def above_zero(node: Node) -> int | None:

@@ -127,7 +127,7 @@ class Plan:
     def maps(self) -> list[int]:
         """The numbers of what the codec packs, in the order made."""
         kept = (n for n in self.choice.kept if n not in self.free)
-        return [n for n in kept if is_map(self.first.types[n])]
+        return [n for n in kept if is_map(self.first.types[n]) and n not in self.choice.exact]
 
     def run(self, inputs: Sequence[Any], made: Callable[[int, Any], Any]) -> list[Any]:
         """Computes the results, and tells each value that is kept or pooled when it is there."""
