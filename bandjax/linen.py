@@ -165,7 +165,7 @@ def prepare(
 
 
 def compress_saved(
-    target: Any,
+    target: Any = None,
     codec: Codec = Dct(bits=4),  # noqa: B008  It is frozen.
     *,
     methods: Sequence[str] | None = None,
@@ -176,13 +176,14 @@ def compress_saved(
     the module are packed where they have a gradient.
 
     Args:
-      target: a ``flax.linen.Module`` class, or a function of a module within one.
+      target: a ``flax.linen.Module`` class, or a function of a module within one; without it a
+        decorator is returned.
       codec: see :func:`bandjax.compress_saved`.
       methods: of a class, which ones; by default ``__call__``.
 
     Returns:
-      A class or function with the same arguments and variables. Positional arguments must be
-      pytrees of arrays.
+      A class or function with the same arguments and variables. Arguments must be pytrees of
+      arrays, booleans and strings.
 
     Raises:
       TypeError: ``codec`` is none, or ``target`` neither class nor function.
@@ -197,6 +198,8 @@ def compress_saved(
       (2, 9, 9, 4)
     """
     compress.check_codec(codec)
+    if target is None:
+        return functools.partial(compress_saved, codec=codec, methods=methods)
     return transforms.lift_transform(_compressed, target, codec, methods=methods)
 
 

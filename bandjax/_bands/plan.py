@@ -43,9 +43,7 @@ class Budget:
     at_most: Bound = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", _share("share", self.share))
-        if self.share == 0:
-            raise ValueError("share must satisfy 0 < share <= 1, got 0")
+        object.__setattr__(self, "share", _share("share", self.share, above_zero=True))
         if self.of not in COSTS:
             raise ValueError(f"of must be one of {', '.join(COSTS)}, got {self.of!r}")
         check_bound(self.at_most)
@@ -400,11 +398,12 @@ def _integers(name: str, values: Any, positive: bool) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _share(name: str, value: Any) -> float:
+def _share(name: str, value: Any, *, above_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must satisfy 0 <= {name} <= 1, got {value}")
+    if not 0 <= value <= 1 or (above_zero and value == 0):
+        least = "<" if above_zero else "<="
+        raise ValueError(f"{name} must satisfy 0 {least} {name} <= 1, got {value}")
     return float(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,9 @@ def spectral_pool(
     Source: Rippel, Snoek and Adams, "Spectral representations for convolutional neural networks",
     NeurIPS 2015, section 3.2.
     """
+    for name, value in (("window_shape", window_shape), ("strides", strides)):
+        if not isinstance(value, Iterable | None):
+            raise TypeError(f"{name} must be a sequence of integers, one an axis, got {value!r}")
     window = tuple(window_shape)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(f"inputs must be of a floating-point type, got {inputs.dtype}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -101,6 +101,10 @@ def spectral_conv(
     padding = canonical_padding(padding)
     if padding == "REFLECT":
         raise ValueError("padding 'REFLECT' does not go with a spectral filter")
+    if not isinstance(kernel_size, Iterable):
+        raise TypeError(
+            f"kernel_size must be a sequence of integers, one an axis, got {kernel_size!r}"
+        )
     taps = tuple(kernel_size)
     rank = len(taps)
     if kernel_spectrum.ndim != rank + 3 or kernel_spectrum.shape[0] != 2:

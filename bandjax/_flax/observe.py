@@ -54,11 +54,21 @@ def observe(
       rngs: of a linen model, as ``init`` and ``apply`` take them.
 
     Raises:
-      TypeError: no Flax module, or ``variables`` or ``rngs`` for one of nnx.
+      TypeError: no Flax module, or ``variables`` or ``rngs`` for one of nnx; no inputs, or other
+        than arrays.
     """
     # Without Flax there is no module of Flax.
     nnx, linen = sys.modules.get("flax.nnx"), sys.modules.get("flax.linen")
     arguments = tuple(map(abstract, inputs))
+    if not arguments and not keywords:
+        raise TypeError("inputs are missing: the model's arguments, arrays or their shapes")
+    for value in arguments:
+        numbers = (int, float, complex)
+        if not all(hasattr(a, "shape") or isinstance(a, numbers) for a in jax.tree.leaves(value)):
+            raise TypeError(
+                "inputs must be arrays, jax.ShapeDtypeStruct, pytrees of these, or shapes as "
+                f"tuples, got {value!r}"
+            )
     traced, static = split_keywords(keywords)
     if nnx is not None and isinstance(model, nnx.Module):
         for name, value in (("variables", variables), ("rngs", rngs)):

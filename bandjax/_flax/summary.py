@@ -331,7 +331,8 @@ def summary(
       A record of each layer, sums, ``table()`` to print with rich and ``as_dict()`` for JSON.
 
     Raises:
-      TypeError: ``model`` is no Flax module, or ``variables`` or ``rngs`` are given for one of nnx.
+      TypeError: ``model`` is no Flax module, or ``variables`` or ``rngs`` are given for one of nnx;
+        there are no inputs, or other than arrays.
       ValueError: what the layers raise of inputs that do not fit.
 
     Example:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from bandjax._saved.compress import traced
+from bandjax._saved.compress import array_leaves, traced
 from bandjax._saved.plan import Plan
 from bandjax.codecs._blocks import blocks_of
 from bandjax.codecs._codec import Codec, check_bits
@@ -176,7 +176,7 @@ def calibrate_codec(
     for args in batches:
         if measure is None:
             measure, shapes = _measure(f, args, _positions(differentiated), _positions(argnums))
-        found = [np.asarray(a, np.float64) for a in measure(*jax.tree.leaves(args))]
+        found = [np.asarray(a, np.float64) for a in measure(*array_leaves(args))]
         totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
         count += 1
     if totals is None:
@@ -206,8 +206,8 @@ def _measure(
         for name, numbers in (("moves", differentiated), ("packed", packed))
     }
     call = traced(f, args, {}, flags["packed"])
-    moves = [m for arg, m in zip(args, flags["moves"], strict=True) for _ in jax.tree.leaves(arg)]
-    inputs = [*call.constants, *jax.tree.leaves(args)]
+    moves = [m for arg, m in zip(args, flags["moves"], strict=True) for _ in array_leaves(arg)]
+    inputs = [*call.constants, *call.leaves]
     moves = [False] * len(call.constants) + moves
     plan = Plan.of(call.whole, inputs, moves, call.packable)
     if plan is None:

@@ -41,7 +41,8 @@ def compress_saved(
       codec: of :mod:`bandjax.codecs`, or what :func:`bandjax.calibrate_codec` fitted.
       argnums: positions of arguments that are packed too, where they are kept and have a gradient:
         of a part of a model its input, not its parameters.
-      static_argnums: positions of arguments that are no arrays, as of ``jax.checkpoint``.
+      static_argnums: positions of arguments that are no arrays, as of ``jax.checkpoint``. Python's
+        booleans and strings need not be named.
 
     Returns:
       The same function, which takes keyword arguments too. It works under ``jit``, ``vmap``,
@@ -107,23 +108,37 @@ class Traced:
       constants: what the function closes over.
       packable: which of these arguments may be packed.
       result: structure of the result.
+      leaves: of the arguments, which ``whole`` takes behind the constants.
     """
 
     whole: Callable[..., list[Any]]
     constants: Sequence[Any]
     packable: tuple[bool, ...]
     result: Any
+    leaves: list[Any]
+
+
+def array_leaves(tree: Any) -> list[Any]:
+    """The leaves of a pytree but for Python's own booleans and strings, which are not traced."""
+    return [leaf for leaf in jax.tree.leaves(tree) if not isinstance(leaf, bool | str)]
 
 
 def traced(f: Callable[..., Any], args: Any, keywords: Any, maps: Sequence[bool]) -> Traced:
-    """Traces a function of arrays; ``maps`` tells which positional arguments may be packed."""
-    leaves, structure = jax.tree.flatten((args, keywords))
-    packable = [m for arg, m in zip(args, maps, strict=True) for _ in jax.tree.leaves(arg)]
+    """Traces a function of arrays; ``maps`` tells which positional arguments may be packed.
+
+    Python's own booleans and strings, such as ``train=True``, stay what they are.
+    """
+    every, structure = jax.tree.flatten((args, keywords))
+    fixed = {i: leaf for i, leaf in enumerate(every) if isinstance(leaf, bool | str)}
+    leaves = array_leaves((args, keywords))
+    packable = [m for arg, m in zip(args, maps, strict=True) for _ in array_leaves(arg)]
     packable += [False] * (len(leaves) - len(packable))
     result: list[Any] = []
 
     def flat(*leaves: Any) -> list[Any]:
-        args, keywords = jax.tree.unflatten(structure, leaves)
+        rest = iter(leaves)
+        whole = [fixed[i] if i in fixed else next(rest) for i in range(len(every))]
+        args, keywords = jax.tree.unflatten(structure, whole)
         out, tree = jax.tree.flatten(f(*args, **keywords))
         result.append(tree)
         return out
@@ -135,22 +150,21 @@ def traced(f: Callable[..., Any], args: Any, keywords: Any, maps: Sequence[bool]
     def whole(*inputs: Any) -> list[Any]:
         return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, inputs[:count]))(*inputs[count:]))
 
-    return Traced(whole, closed.consts, (False,) * count + tuple(packable), result[-1])
+    return Traced(whole, closed.consts, (False,) * count + tuple(packable), result[-1], leaves)
 
 
 def _compressed(
     f: Callable[..., Any], codec: Codec, maps: list[bool], args: Any, keywords: dict[str, Any]
 ) -> Any:
     """Calls a function of arrays."""
-    leaves = jax.tree.leaves((args, keywords))
-    if any(map(explicit, leaves)):
+    if any(map(explicit, array_leaves((args, keywords)))):
         raise NotImplementedError(
             "compress_saved needs automatic sharding: on a mesh with explicit axes call it within "
             "jax.sharding.auto_axes"
         )
     call = traced(f, args, keywords, maps)
     function = _with_rule(call.whole, codec, call.packable)
-    return jax.tree.unflatten(call.result, function(*call.constants, *leaves))
+    return jax.tree.unflatten(call.result, function(*call.constants, *call.leaves))
 
 
 def _with_rule(

@@ -100,10 +100,13 @@ def _first_order_jvp(primals: Any, tangents: Any) -> Any:
     )
 
 
-def check_bits(name: str, bits: Any, low: float, high: float, *, whole: bool = False) -> None:
-    """Raises TypeError or ValueError unless ``low <= bits <= high``."""
+def check_bits(
+    name: str, bits: Any, low: float, high: float, *, whole: bool = False, above: bool = False
+) -> None:
+    """Raises TypeError or ValueError unless ``low <= bits <= high``; ``above``: ``low < bits``."""
     kinds = (int,) if whole else (int, float)
     if isinstance(bits, bool) or not isinstance(bits, kinds):
         raise TypeError(f"{name} must be {'an integer' if whole else 'a number'}, got {bits!r}")
-    if not low <= bits <= high:
-        raise ValueError(f"{name} must satisfy {low:g} <= {name} <= {high:g}, got {bits}")
+    if not low <= bits <= high or (above and bits == low):
+        least = "<" if above else "<="
+        raise ValueError(f"{name} must satisfy {low:g} {least} {name} <= {high:g}, got {bits}")

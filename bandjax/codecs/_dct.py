@@ -80,9 +80,7 @@ class Dct(Codec):
             check_bits("bits", self.bits, 0.5, 12)
             return
         check_bits("bits", self.bits, 2, 12, whole=True)
-        check_bits("share", self.share, 0, 1)
-        if not self.share > 0:
-            raise ValueError(f"share must satisfy 0 < share <= 1, got {self.share}")
+        check_bits("share", self.share, 0, 1, above=True)
 
     def __repr__(self) -> str:
         share = "" if self.share is None else f", share={self.share:g}"

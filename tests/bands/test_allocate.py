@@ -186,7 +186,7 @@ def test_wrong_arguments_are_refused():
     model, x = Sums(), jnp.ones((2, 15, 3))
     for bad, kind, message in (
         (0, ValueError, "share must satisfy 0 < share <= 1, got 0"),
-        (1.2, ValueError, "share must satisfy 0 <= share <= 1, got 1.2"),
+        (1.2, ValueError, "share must satisfy 0 < share <= 1, got 1.2"),
         ("half", TypeError, "share must be a real number"),
     ):
         with pytest.raises(kind, match=message):

@@ -131,6 +131,27 @@ def test_linen():
         bandjax.linen.compress_saved(LinenBlock, 4)
 
 
+def test_a_linen_model_with_flags():
+    class Flagged(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False, kind="sum"):
+            y = nn.BatchNorm(use_running_average=not train)(nn.Conv(8, (3, 3))(x))
+            return getattr(y, kind)()
+
+    variables = Flagged().init(jax.random.key(0), X)
+    packed = bandjax.linen.compress_saved(codec=EXACT)(Flagged)
+
+    def gradients(model, *args, **keywords):
+        def loss(params):
+            given = {**variables, "params": params}
+            return model().apply(given, X, *args, mutable=["batch_stats"], **keywords)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    for args, keywords in (((), {"train": True}), ((True, "max"), {}), ((), {})):
+        assert_near(gradients(packed, *args, **keywords), gradients(Flagged, *args, **keywords))
+
+
 @pytest.mark.parametrize("band", [None, bandjax.Compression(0.5)])
 def test_a_layer_keeps_its_input_packed(band):
     def of(codec):

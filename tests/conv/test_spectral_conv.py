@@ -248,6 +248,11 @@ X, W = np.ones((1, 8, 8, 2), np.float32), np.ones((2, 5, 3, 2, 3), np.float32)
         (ValueError, "up to 5 on axis 1", {"kernel_spectrum": np.ones((2, 5, 6, 2, 3), "f4")}),
         (ValueError, "kernel_grid must have 2 axes", {"kernel_grid": (9,)}),
         (TypeError, "kernel_spectrum must be an array", {"kernel_spectrum": 3}),
+        (
+            TypeError,
+            "kernel_size must be a sequence of integers",
+            {"kernel_size": bandjax.Modes(2, 2)},
+        ),
         (TypeError, "same type", {"kernel_spectrum": W.astype(np.float16)}),
     ],
 )

@@ -73,6 +73,10 @@ def test_what_it_takes_and_refuses():
     np.testing.assert_allclose(mean, x.astype("float32").mean((2, 3), keepdims=True), atol=1e-6)
     with pytest.raises(TypeError, match="inputs must be of a floating-point type, got int32"):
         spectral_pool(jnp.ones((1, 8, 1), int), (2,), (2,))
+    with pytest.raises(TypeError, match=r"window_shape must be a sequence of integers, .* got 2"):
+        spectral_pool(x, 2)
+    with pytest.raises(TypeError, match=r"strides must be a sequence of integers, .* got 2"):
+        spectral_pool(x, (2, 2), 2)
     with pytest.raises(ValueError, match="padding must be one of"):
         spectral_pool(x, (2, 2), (2, 2), "EVEN")
 

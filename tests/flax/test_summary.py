@@ -375,5 +375,9 @@ def test_refusals():
         bandjax.summary(lambda x: x, (2, 3))
     with pytest.raises(TypeError, match=r"variables are for a flax\.linen model"):
         bandjax.summary(conv(4, 4, (3, 3)), (2, 9, 9, 4), variables={})
+    with pytest.raises(TypeError, match="inputs are missing: the model's arguments"):
+        bandjax.summary(conv(4, 4, (3, 3)))
+    with pytest.raises(TypeError, match=r"inputs must be arrays, .* got 'x'"):
+        bandjax.summary(conv(4, 4, (3, 3)), "x")
     with pytest.raises(ValueError, match="Modes"):
         bandjax.summary(band_conv(4, 4, (3, 3), band=Modes(9, 9)), (2, 9, 9, 4))
