@@ -254,7 +254,7 @@ struct Direct : DirectReads<A> {
     // As many tasks as keep all threads busy, and sums that stay in a cache: of several panels, so
     // that more of what lies together in memory is read, or of a part of the points.
     constexpr int64_t kMost = 8 * kPoints;
-    const int64_t tasks = 1 * pool->threads;
+    const int64_t tasks = pool->threads;
     const int64_t together = rows <= kMost ? Max(1, Min(panels / tasks, kMost / rows)) : 1;
     const int64_t chunks = CeilDiv(panels, together);
     const int64_t parts = Max(CeilDiv(rows, kMost), CeilDiv(tasks, chunks));
