@@ -9,9 +9,9 @@ import textwrap
 
 
 def in_a_new_process(code: str, *arguments: str, **environment: str) -> str:
-    """What a Python program prints."""
+    """What a Python program prints; it imports the package that is installed, not the folder."""
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        [sys.executable, "-P", "-c", textwrap.dedent(code), *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
 import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+from processes import in_a_new_process
 
 import bandjax
 from bandjax._native import extension
@@ -229,20 +228,12 @@ def test_what_was_built_loads():
     assert float(jnp.arange(3.0).sum()) == 3
 
 
-def in_a_new_process(isa):
-    command = "import bandjax; print(bandjax.native_status())"
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", command],  # the package that is installed, not the folder
-        env={**os.environ, "BANDJAX_CPU_ISA": isa, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return result.stdout.strip()
+def status_of(isa):
+    return in_a_new_process("import bandjax; print(bandjax.native_status())", BANDJAX_CPU_ISA=isa)
 
 
 def test_the_instruction_set_that_the_environment_names():
-    unknown = in_a_new_process("mmx")
+    unknown = status_of("mmx")
     if extension.available("cpu"):
         refusal = re.fullmatch(
             r"native: unavailable \(bandjax._ffi does not load: BANDJAX_CPU_ISA must be one of "
@@ -250,6 +241,6 @@ def test_the_instruction_set_that_the_environment_names():
             unknown,
         )
         other = refusal[1].split(", ")[-1]  # The best comes first.
-        assert in_a_new_process(other).startswith(f"native: available (cpu: {other}")
+        assert status_of(other).startswith(f"native: available (cpu: {other}")
     else:
-        assert unknown == in_a_new_process("portable") == bandjax.native_status()
+        assert unknown == status_of("portable") == bandjax.native_status()
