@@ -72,7 +72,12 @@ class NativeDft(Method):
         dft = self.dft((range(1),) * len(shift)) if spectral else self.kernel_dft
         dft = dataclasses.replace(dft, shift=shift)
         return native_product.NativeProductSpec(
-            dft, self.geometry.groups, self.precision, spectral, self._half(dtype)
+            dft,
+            self.geometry.groups,
+            self.precision,
+            spectral=spectral,
+            of_real=self.filter_domain == "prepared",
+            half=self._half(dtype),
         )
 
     @property
@@ -83,9 +88,12 @@ class NativeDft(Method):
         return self.filter_domain == "prepared" and not depthwise
 
     def prepared(self, spectrum: Float[Array, "2 *box c O"]) -> Float[Array, "2 *box c O"]:
-        """Turned to where the centres of input and output are, from which the kernels measure."""
-        given = dataclasses.replace(self, filter_domain="spectral")
-        return native_product.turned(given._product(spectrum.dtype), spectrum)
+        """Turned to where the centres of input and output are, from which the kernels measure.
+
+        As that of a real filter, of which they compute fewer frequencies.
+        """
+        given = dataclasses.replace(self, filter_domain="spectral")._product(spectrum.dtype)
+        return native_product.of_real_filter(given, native_product.turned(given, spectrum))
 
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""

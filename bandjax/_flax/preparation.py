@@ -165,8 +165,6 @@ def changes_of(
     for path, found in convolutions.items():
         if not found.notes.calls and found.reason is None:
             raise ValueError(f"layer {shown(path)} is not called with these inputs")
-    kernels = [found.kernel for found in convolutions.values() if found.kernel is not None]
-    chooser.others = sum(kernel.nbytes for kernel in kernels)
     report = PrepareReport()
     reasons = {
         path: found.why_left() if found.notes.calls else found.reason or "it is not called"
@@ -182,6 +180,7 @@ def changes_of(
         else:
             folded[into] = path
             changes[path] = Change(identity=found.dtype)
+    to_choose: dict[str, tuple[Prepared, tuple[int, ...], jax.Array, jax.Array | None]] = {}
     for path, found in layers.items():
         if reasons[path] is not None:
             if found.convolves:
@@ -189,7 +188,6 @@ def changes_of(
             continue
         kernel, bias, norm = found.kernel, found.bias, folded.get(path)
         assert kernel is not None
-        layer = None
         if found.convolves:
             layer = Prepared.of(found.layer, kernel, found.sizes, found.dtype)
             kernel = own_kernel(found.layer, kernel, found.sizes)
@@ -197,14 +195,18 @@ def changes_of(
             statistics = norms[norm].statistics
             assert statistics is not None
             kernel, bias = statistics.into(kernel, bias)
-        if layer is None:
-            if norm is not None:
-                changes[path] = Change(kernel=kernel, bias=bias)
-            continue
-        shape = max((shape for shape, _ in found.notes.calls), key=lambda s: s[:1])
-        way, prepared, kernel, seconds = chooser.choose(layer, shape, kernel, bias)
-        changes[path] = Change(prepared, kernel, bias)
-        report.layers[path] = PreparedLayer(way, seconds, norm, kernel.nbytes)
+        if found.convolves:
+            shape = max((shape for shape, _ in found.notes.calls), key=lambda s: s[:1])
+            to_choose[path] = layer, shape, kernel, bias
+        elif norm is not None:
+            changes[path] = Change(kernel=kernel, bias=bias)
+    chooser.others = sum(
+        layer.most_bytes(shape, kernel) for layer, shape, kernel, _ in to_choose.values()
+    )
+    for path, (layer, shape, kernel, bias) in to_choose.items():
+        way, prepared, made, seconds = chooser.choose(layer, shape, kernel, bias)
+        changes[path] = Change(prepared, made, bias)
+        report.layers[path] = PreparedLayer(way, seconds, folded.get(path), made.nbytes)
     return changes, report
 
 

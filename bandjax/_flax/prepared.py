@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -208,8 +208,7 @@ class Prepared:
                 )
                 way = dataclasses.replace(self, spec=spec, domain=domain)
                 ways.setdefault(way.name(geometry), way)
-        numbers = 2 * geometry.kept * math.prod(kernel_shape[-2:])
-        too_large = numbers * compute_dtype(self.dtype).itemsize > _MOST_BYTES
+        too_large = self._spectrum_bytes(geometry) > _MOST_BYTES
         bound = max(_CHEAP, _HOPELESS * min(way.cost(geometry) for way in ways.values()))
         return {
             name: way
@@ -217,6 +216,17 @@ class Prepared:
             if way is self
             or (way.cost(geometry) <= bound and not (too_large and way.domain == "prepared"))
         }
+
+    def _spectrum_bytes(self, geometry: ConvGeometry) -> int:
+        channels = geometry.in_features // geometry.groups * geometry.out_features
+        return 2 * geometry.kept * channels * compute_dtype(self.dtype).itemsize
+
+    def most_bytes(self, input_shape: Sequence[int], kernel: jax.Array) -> int:
+        """Of the filter, in whatever way it is kept."""
+        geometry = self.geometry(input_shape, kernel.shape)
+        ways = self.ways(input_shape, kernel.shape).values()
+        spectral = any(way.domain == "prepared" for way in ways)
+        return max(kernel.nbytes, spectral * self._spectrum_bytes(geometry))
 
     def _classes(self, geometry: ConvGeometry, domain: FilterDomain) -> list[type[Method]]:
         """The classes that may compute the layer, as its method and implementation allow."""
@@ -316,7 +326,7 @@ class Chooser:
     """Finds the fastest way of each layer; equal layers are measured once.
 
     Attributes:
-      others: bytes of all filters of the model.
+      others: bytes that all filters of the model have at most.
     """
 
     def __init__(self, measure: bool, dtype: Any) -> None:
@@ -364,37 +374,37 @@ def timed(
     bias: jax.Array | None,
     others: int,
 ) -> dict[str, float]:
-    """Returns the seconds of one call of each way: compiled alone, in turn, the best of several.
+    """Returns the seconds of one call of each way: compiled alone, in turn, the median of several.
 
     A rectifier follows, as it mostly does in a network: some kernels do it too. In turn, so that
-    what else the machine does meets all. Between two calls with one copy of a filter about as many
-    bytes of filters pass through the caches as in the model.
+    what else the machine does meets all. Between two calls with one copy of a filter at least as
+    many bytes of filters pass through the caches as in the model.
 
     Args:
       ways: by name.
       filters: of each way.
       input_shape: of a call.
       bias: or None.
-      others: bytes of all filters of the model.
+      others: bytes that all filters of the model have at most.
     """
     first = next(iter(ways.values()))
     x = jax.random.normal(jax.random.key(0), input_shape, jnp.float32).astype(first.dtype)
     compiled = {}
     in_turn = sum(filters[name].nbytes for name in ways)
-    copies = min(_ROUNDS[1], max(1, min(others, _COLD_BYTES) // in_turn))
+    copies = min(_ROUNDS[1], max(1, -(-min(others, _COLD_BYTES) // in_turn)))
     for name, way in ways.items():
         arguments = [(x, jnp.array(filters[name]), bias) for _ in range(copies)]
         compiled[name] = jax.jit(_rectified(way)).lower(*arguments[0]).compile(), arguments
-    best = dict.fromkeys(ways, math.inf)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     began = time.perf_counter()
     for turn in range(1 + _ROUNDS[1]):
         for name, (call, arguments) in compiled.items():
             start = time.perf_counter()
             jax.block_until_ready(call(*arguments[turn % len(arguments)]))
-            best[name] = min(best[name], time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
         if turn >= _ROUNDS[0] and time.perf_counter() - began > _SECONDS:
             break
-    return best
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
 def _rectified(way: Prepared) -> Any:

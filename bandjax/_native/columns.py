@@ -180,7 +180,7 @@ def _operation(which: str, spec: ColumnsSpec) -> Operation:
         def steps_of(dft: Any) -> np.ndarray:
             return np.fromiter((positions.step for positions in dft.points), np.int64)
 
-        told = {**spec.product.attributes(platform, dtype)}
+        told = {**spec.product.attributes(which, platform, dtype)}
         told["grid"] = np.array(spec.product.dft.grid, np.int64)
         if which == "columns":
             return {**told, "steps": steps_of(spec.output.dft)}

@@ -59,6 +59,7 @@ class NativeProductSpec:
       groups: feature groups.
       precision: of the products.
       spectral: whether the filter is its spectrum, ``(2, *box, C / groups, O)``, in place of taps.
+      of_real: whether a given spectrum is that of a real filter, see :func:`of_real_filter`.
       half: whether products of bfloat16 spectra are bfloat16 spectra. The CPU's kernels then round
         the filter's to that too, where the processor multiplies such numbers; sums are of float32.
     """
@@ -67,6 +68,7 @@ class NativeProductSpec:
     groups: int
     precision: Precision = None
     spectral: bool = False
+    of_real: bool = False
     half: bool = False
 
     def boxed(self, part: jax.Array) -> jax.Array:
@@ -88,14 +90,15 @@ class NativeProductSpec:
         half = self.half and all(part.dtype == jnp.bfloat16 for part in parts)
         return jnp.dtype(jnp.bfloat16 if half else dtype)
 
-    def attributes(self, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """Those of the kernel on a platform, for a first operand of ``dtype``."""
+    def attributes(self, which: str, platform: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """Those of the kernel ``which`` on a platform, for a first operand of ``dtype``."""
         attributes: dict[str, Any] = {"groups": np.int64(self.groups)}
         if platform == "cpu":
             # The spectra are those of real arrays, or products of such. A single axis has no
             # negative frequencies, the first of several has.
-            # A spectrum that is given may be that of no real filter.
-            attributes["hermitian"] = len(self.dft.grid) > 1 and not self.spectral
+            # A spectrum that is given may be that of no real filter; its gradient has all numbers.
+            given = self.spectral and (not self.of_real or which == "filter_product")
+            attributes["hermitian"] = len(self.dft.grid) > 1 and not given
         if platform == "cuda":
             attributes["variant"] = "tiled"
             attributes["precision"] = matrix_unit_precision(self.precision, dtype)
@@ -156,6 +159,24 @@ def turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.
     turn = turn.conj() if back else turn
     c, s = (jnp.asarray(a[..., None, None], w.dtype) for a in (turn.real, turn.imag))
     return jnp.stack([w[0] * c - w[1] * s, w[0] * s + w[1] * c])
+
+
+def of_real_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
+    """What of a spectrum, as the kernels take it, counts: that of a real filter.
+
+    Where all frequencies but that of the first axis are 0, those of that axis stand twice, and a
+    real output has the mean of what one gives and the conjugate of what the other gives. At
+    frequency 0 it is real.
+    """
+    others = len(spec.dft.grid) - 1
+    if others == 0:
+        return w
+    twice = (slice(None), slice(None), *(0,) * others)
+    part = w[twice]
+    twin = jnp.roll(part[:, ::-1], 1, axis=1) * jnp.array([1, -1], w.dtype)[:, None, None, None]
+    if spec.dft.box[0] % 2 == 0:  # The last frequency, which stands once.
+        twin = twin.at[:, spec.dft.box[0] // 2].set(part[:, spec.dft.box[0] // 2])
+    return w.at[twice].set((part + twin) / 2)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -228,7 +249,8 @@ def kernel(
         "filter_product": (filter_product_fallback, taps_types),
     }
     fallback, out_types = operations[which]
-    return by_platform(which, out_types, fallback, attributes=spec.attributes)
+    attributes = functools.partial(spec.attributes, which)
+    return by_platform(which, out_types, fallback, attributes=attributes)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -205,6 +205,10 @@ class Fuzz : public ColumnsFuzz {
         a.k1 = Draw(10, 40), a.k0 = Draw(1, 2), a.t0 = Draw(1, 2), in = Draw(1, 4),
         out = Draw(1, 4);
         break;
+      case 7:  // nine taps, in blocks of rows
+        a.t0 = a.t1 = 3, a.k0 = Draw(1, 13), a.n = Draw(1, 3), a.groups = 1;
+        in = Draw(1, 130), out = Draw(1, 40);
+        break;
       default:
         break;
     }
@@ -219,7 +223,7 @@ class Fuzz : public ColumnsFuzz {
     if (Once(3)) a.t0 = a.t1 = 0;  // the filter's spectrum in place of taps
     const bool half = a.spectral() && a.type == Type::kFloat32 && in * out > 1 && Once(2);
     a.w_type = a.type;
-    a.hermitian = !a.spectral() && Once(2);
+    a.hermitian = Once(2);
     std::string shape = a.hermitian ? "hermitian " : "";
     for (int64_t size : {a.k0, a.k1, a.n, a.in, a.out, a.groups, a.t0, a.t1}) {
       shape += std::to_string(size) + " ";
@@ -230,16 +234,20 @@ class Fuzz : public ColumnsFuzz {
     const int64_t points = a.k0 * a.k1;
     const int64_t taps = (a.spectral() ? 2 * points : a.t0 * a.t1) * in * a.out;
     Numbers outer = Random(2 * a.k0 * a.t0), inner = Random(2 * a.k1 * a.t1);
-    const Numbers w = Random(taps);
-    if (Once(2)) {  // taps that lie symmetrically about 0
-      for (int64_t u = 0; u < a.k0; ++u) {
-        double *re = outer.data() + u * a.t0, *im = re + a.k0 * a.t0;
-        for (int64_t t = 0; t <= a.t0 / 2 && t < a.t0; ++t) {
-          const int64_t other = a.t0 - 1 - t;
+    Numbers w = Random(taps);
+    const auto fold = [&](Numbers* table, int64_t kept, int64_t size) {
+      for (int64_t u = 0; u < kept; ++u) {
+        double *re = table->data() + u * size, *im = re + kept * size;
+        for (int64_t t = 0; t <= size / 2 && t < size; ++t) {
+          const int64_t other = size - 1 - t;
           re[other] = re[t], im[other] = -im[t];
           if (t == other) re[t] = 1, im[t] = 0;
         }
       }
+    };
+    if (Once(2)) {  // taps that lie symmetrically about 0
+      fold(&outer, a.k0, a.t0);
+      if (Once(2)) fold(&inner, a.k1, a.t1);
     }
     Numbers x_re = Random(points * a.n * a.in), x_im = Random(points * a.n * a.in);
     Numbers y_re = Random(points * a.n * a.out), y_im = Random(points * a.n * a.out);
@@ -258,6 +266,9 @@ class Fuzz : public ColumnsFuzz {
       pair_rows(x_re.data(), x_im.data(), a.k1 * a.n * a.in, a.n * a.in);
       pair_rows(y_re.data(), y_im.data(), a.k1 * a.n * a.out, a.n * a.out);
       for (int64_t t1 = 0; t1 < a.t1; ++t1) inner[a.k1 * a.t1 + t1] = 0;
+      if (a.spectral()) {
+        pair_rows(w.data(), w.data() + points * in * a.out, a.k1 * in * a.out, in * a.out);
+      }
     }
     Sums out_re(points * a.n * a.out), out_im(points * a.n * a.out);
     Sums in_re(points * a.n * a.in), in_im(points * a.n * a.in), dw(taps);
@@ -331,6 +342,8 @@ class Fuzz : public ColumnsFuzz {
     a.w_type = a.type, a.taps = w_buffer.data();
     const int64_t chunks = a.spectral() ? 1 : SplitFilter(a).parts();
     const Buffer partial(a.type, chunks > 1 ? chunks * taps : 0);
+    const bool hermitian = a.hermitian;
+    a.hermitian = hermitian && !a.spectral();  // The gradient of a spectrum has all numbers.
     Check<MultiplyArgs>("filter_product", shape, &Kernels::filter_product, a, {{a.type, &dw}},
                         [&](MultiplyArgs* args, const Results& result) {
                           std::memset(partial.data(), 0xff, partial.Bytes());
@@ -338,6 +351,7 @@ class Fuzz : public ColumnsFuzz {
                           args->y_re = from_y_re.data(), args->y_im = from_y_im.data();
                           args->taps = result[0].data(), args->partial = partial.data();
                         });
+    a.hermitian = hermitian;
     a.x_type = a.y_type;
     Check<MultiplyArgs>("input_product", shape, &Kernels::input_product, a,
                         {{a.y_type, &in_re}, {a.y_type, &in_im}},

@@ -179,8 +179,8 @@ ffi::Error ProductArgs(ffi::AnyBuffer x_re, ffi::AnyBuffer x_im, ffi::AnyBuffer 
   // Tables without columns: in place of the taps stands the filter's spectrum, its real parts and
   // then its imaginary ones.
   const bool spectral = outer.element_count() == 0;
-  if (spectral && (w[0] != 2 * x[0] || w[1] != x[1] || hermitian)) {
-    return Invalid("without taps the filter must be (2 k0, k1, in / groups, out), not hermitian");
+  if (spectral && (w[0] != 2 * x[0] || w[1] != x[1])) {
+    return Invalid("without taps the filter must be (2 k0, k1, in / groups, out)");
   }
   args->k0 = x[0], args->k1 = x[1], args->n = x[2], args->in = x[3];
   args->out = y[3], args->groups = groups;
@@ -257,6 +257,9 @@ ffi::Error FilterProduct(ffi::ThreadPool threads, ffi::AnyBuffer x_re, ffi::AnyB
       ProductArgs(x_re, x_im, y_re, y_im, *taps, outer, inner, groups, hermitian, &args);
   if (error.failure()) return error;
   if (args.w_type != args.type) return Invalid("the result must be of the type of the sums");
+  if (args.spectral() && hermitian) {
+    return Invalid("the gradient of a spectrum is of all numbers, not hermitian");
+  }
   const int64_t parts = args.spectral() ? 1 : SplitFilter(args).parts();
   if (parts > 1 && partial->size_bytes() < parts * taps->size_bytes()) {
     return Invalid("the workspace must hold " + std::to_string(parts) + " filter gradients");

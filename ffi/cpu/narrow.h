@@ -36,10 +36,15 @@ struct Narrow : Filter<A> {
       return {re + offset, im + offset, step, next};
     }
   };
-  // Of consecutive row frequencies the phases of all taps of the first axis.
+  // Of consecutive row frequencies the phases of all taps of the first axis; of one column
+  // frequency those of the last of three taps.
   struct Phases {
     const A *re, *im;
+    A cosine = 0, sine = 0;
   };
+  // What there is of a filter: sums of the inner taps, the planes of Gather(), of three taps in the
+  // first axis six; or the nine sums of NineSums().
+  enum class Sums { kAny, kThree, kNine };
 
   explicit Narrow(const MultiplyArgs& all) : Base{all} {}
 
@@ -97,40 +102,69 @@ struct Narrow : Filter<A> {
   }
 
   // InnerForward() and Gather() in one, of three taps in each axis, both axes symmetric about 0:
-  // the phases of two taps of the inner axis are conjugate too, and their sum and their difference
-  // are multiplied.
-  template <bool kConjugate, bool kFetch>
-  void GatherNine(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* q,
-                  int64_t width) const {
-    const A cosine = inner_re[3 * u1 + 2], sine = inner_im[3 * u1 + 2] * (kConjugate ? -1 : 1);
-    const int64_t tap = this->in * args.out, step = args.out;
-    const A* from = this->Tap(0, 0, row0, column0);
-    for (int64_t r = 0; r < rows; ++r, from += step) {
-      for (int64_t v = 0; v < width; v += kLane) {
-        A* to = q + (v * rows + r * kLane) * 6;
-        const int64_t valid = columns - v;
-        Vec<A> re[3], gap[3];
+  // the phases of two taps of the inner axis are conjugate too. Of the taps it takes nine sums,
+  // which no frequency changes: of each plane of Gather() the middle one of the inner axis, the sum
+  // of the other two and their difference.
+  BANDJAX_INLINE void NineSums(const A* at, int64_t valid, bool fetch, Vec<A> (&sums)[9]) const {
+    const int64_t tap = this->in * args.out;
 #pragma GCC unroll 3
-        for (int64_t t = 0; t < 3; ++t) {
-          const A* at = from + 3 * t * tap + v;
-          for (int64_t t1 = 0; kFetch && t1 < 3; ++t1) {
-            __builtin_prefetch(at + t1 * tap + Base::kAhead * step);
-          }
-          const Vec<A> first = LoadUpTo<A>(at, valid), last = LoadUpTo<A>(at + 2 * tap, valid);
-          re[t] = LoadUpTo<A>(at + tap, valid) + cosine * (first + last);
-          gap[t] = last - first;
-        }
-        // No sum of two products, of which a compiler may fuse either into a multiply-add.
-        Store<A>(to, re[1]);
-        Store<A>(to + kLane, sine * gap[1]);
-        Store<A>(to + 2 * kLane, re[0] + re[2]);
-        Store<A>(to + 3 * kLane, sine * (gap[0] + gap[2]));
-        Store<A>(to + 4 * kLane, re[0] - re[2]);
-        Store<A>(to + 5 * kLane, sine * (gap[0] - gap[2]));
+    for (int64_t t1 = 0; t1 < 3; ++t1) {
+      Vec<A> taps[3];
+#pragma GCC unroll 3
+      for (int64_t t0 = 0; t0 < 3; ++t0) {
+        const A* from = at + (3 * t0 + t1) * tap;
+        if (fetch) __builtin_prefetch(from + Base::kAhead * args.out);
+        taps[t0] = LoadUpTo<A>(from, valid);
+      }
+      sums[t1] = taps[1], sums[3 + t1] = taps[0] + taps[2], sums[6 + t1] = taps[0] - taps[2];
+    }
+#pragma GCC unroll 3
+    for (int64_t plane = 0; plane < 9; plane += 3) {
+      const Vec<A> first = sums[plane], last = sums[plane + 2];
+      sums[plane] = sums[plane + 1], sums[plane + 1] = first + last, sums[plane + 2] = last - first;
+    }
+  }
+  // The planes of Gather() at a column frequency.
+  static BANDJAX_INLINE void PlanesOf(const Vec<A> (&sums)[9], A cosine, A sine, Vec<A> (&p)[6]) {
+#pragma GCC unroll 3
+    for (int64_t plane = 0; plane < 3; ++plane) {
+      p[2 * plane] = sums[3 * plane] + cosine * sums[3 * plane + 1];
+      p[2 * plane + 1] = Rounded<A>(sine * sums[3 * plane + 2]);
+    }
+  }
+
+  template <bool kConjugate>
+  void GatherNine(int64_t u1, int64_t row0, int64_t rows, int64_t column0, int64_t columns,
+                  bool fetch, A* q, int64_t width) const {
+    const A cosine = inner_re[3 * u1 + 2], sine = inner_im[3 * u1 + 2] * (kConjugate ? -1 : 1);
+    for (int64_t r = 0; r < rows; ++r) {
+      const A* from = this->Tap(0, 0, row0 + r, column0);
+      for (int64_t v = 0; v < width; v += kLane) {
+        Vec<A> sums[9];
+        NineSums(from + v, columns - v, fetch, sums);
+        Vec<A> p[6];
+        PlanesOf(sums, cosine, sine, p);
+        A* to = q + (v * rows + r * kLane) * 6;
+#pragma GCC unroll 6
+        for (int64_t i = 0; i < 6; ++i) Store<A>(to + i * kLane, p[i]);
       }
     }
   }
 
+  // The sums alone, nine[vector][row][9], for several column frequencies.
+  void SumNine(int64_t row0, int64_t rows, int64_t column0, int64_t columns, A* nine,
+               int64_t width) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      const A* from = this->Tap(0, 0, row0 + r, column0);
+      for (int64_t v = 0; v < width; v += kLane) {
+        Vec<A> sums[9];
+        NineSums(from + v, columns - v, true, sums);
+        A* to = nine + (v * rows + r * kLane) * 9;
+#pragma GCC unroll 9
+        for (int64_t i = 0; i < 9; ++i) Store<A>(to + i * kLane, sums[i]);
+      }
+    }
+  }
   // The transpose of Gather, not conjugate.
   void Scatter(int64_t rows, int64_t width, const A* q, A* p) const {
     const int64_t plane = rows * width;
@@ -182,16 +216,17 @@ struct Narrow : Filter<A> {
   }
 
   // kTile rows of the product of one vector of columns at kCount row frequencies.
-  template <bool kThree, int kTile, int kCount, typename R>
+  template <Sums kSums, int kTile, int kCount, typename R>
   BANDJAX_INLINE void Tile(int64_t depth, Factor<A> left, const A* q, Phases phases, R* re, R* im,
                            int64_t ldo, int64_t next, int64_t valid, bool add) const {
-    constexpr int kSums = kTile * kCount;
+    constexpr int kCells = kTile * kCount;
+    constexpr bool kThree = kSums != Sums::kAny;
     // Too few sums to hide the time of a multiply-add. How many frequencies there are together
     // depends on how they were split between threads, and must not change a sum.
     constexpr bool kSplit = !kThree && kTile <= 2;
-    Vec<A> sum_re[kSums] = {}, sum_im[kSums] = {}, more_re[kSums] = {}, more_im[kSums] = {};
+    Vec<A> sum_re[kCells] = {}, sum_im[kCells] = {}, more_re[kCells] = {}, more_im[kCells] = {};
     A cosine[kCount] = {}, sine[kCount] = {};
-    const A* rows[kSums];
+    const A* rows[kCells];
 #pragma GCC unroll 8
     for (int u = 0; u < kCount; ++u) {
       if constexpr (kThree) cosine[u] = phases.re[u * args.t0], sine[u] = phases.im[u * args.t0];
@@ -200,9 +235,15 @@ struct Narrow : Filter<A> {
     }
     // One register tells where all imaginary parts are.
     const int64_t apart = Apart(left);
-    for (int64_t k = 0; k < depth; ++k, q += (kThree ? 6 : planes) * kLane) {
+    constexpr int kPlanes = kSums == Sums::kNine ? 9 : 6;
+    for (int64_t k = 0; k < depth; ++k, q += (kThree ? kPlanes : planes) * kLane) {
       Vec<A> p[6] = {};
-      if constexpr (kThree) {
+      if constexpr (kSums == Sums::kNine) {
+        Vec<A> sums[9];
+#pragma GCC unroll 9
+        for (int i = 0; i < 9; ++i) sums[i] = Load<A>(q + i * kLane);
+        PlanesOf(sums, phases.cosine, phases.sine, p);
+      } else if constexpr (kThree) {
 #pragma GCC unroll 6
         for (int plane = 0; plane < 6; ++plane) p[plane] = Load<A>(q + plane * kLane);
       }
@@ -229,7 +270,7 @@ struct Narrow : Filter<A> {
       }
     }
 #pragma GCC unroll 8
-    for (int s = 0; s < kSums; ++s) {
+    for (int s = 0; s < kCells; ++s) {
       if constexpr (kSplit) sum_re[s] -= more_re[s], sum_im[s] += more_im[s];
       const int64_t to = s / kTile * next + s % kTile * ldo;
       R *to_re = re + to, *to_im = im + to;
@@ -244,40 +285,40 @@ struct Narrow : Filter<A> {
            static_cast<intptr_t>(sizeof(A));
   }
 
-  template <bool kThree, int kTile, int kCount, typename R>
+  template <Sums kSums, int kTile, int kCount, typename R>
   BANDJAX_INLINE void TileRows(int64_t count, int64_t depth, Factor<A> left, const A* q,
                                Phases phases, R* re, R* im, int64_t ldo, int64_t next,
                                int64_t valid, bool add) const {
     for (; count >= kCount; count -= kCount) {
-      Tile<kThree, kTile, kCount>(depth, left, q, phases, re, im, ldo, next, valid, add);
+      Tile<kSums, kTile, kCount>(depth, left, q, phases, re, im, ldo, next, valid, add);
       left = left.At(kCount, 0), re += kCount * next, im += kCount * next;
       phases.re += kCount * args.t0, phases.im += kCount * args.t0;
     }
     if constexpr (kCount > 1) {
-      TileRows<kThree, kTile, kCount / 2>(count, depth, left, q, phases, re, im, ldo, next, valid,
-                                          add);
+      TileRows<kSums, kTile, kCount / 2>(count, depth, left, q, phases, re, im, ldo, next, valid,
+                                         add);
     }
   }
-  template <bool kThree, typename R, int kTile = kTileMost>
+  template <Sums kSums, typename R, int kTile = kTileMost>
   BANDJAX_INLINE void Tiles(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
                             Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
                             bool add) const {
-    constexpr int kCount = kThree ? kTileMost / kTile : 1;
+    constexpr int kCount = kSums != Sums::kAny ? kTileMost / kTile : 1;
     for (; rows >= kTile; rows -= kTile) {
-      TileRows<kThree, kTile, kCount>(count, depth, left, q, phases, re, im, ldo, next, valid, add);
+      TileRows<kSums, kTile, kCount>(count, depth, left, q, phases, re, im, ldo, next, valid, add);
       left = left.At(0, kTile), re += kTile * ldo, im += kTile * ldo;
     }
     if constexpr (kTile > 1) {
-      Tiles<kThree, R, kTile / 2>(rows, count, depth, left, q, phases, re, im, ldo, next, valid,
-                                  add);
+      Tiles<kSums, R, kTile / 2>(rows, count, depth, left, q, phases, re, im, ldo, next, valid,
+                                 add);
     }
   }
   // All rows at `count` row frequencies, whose results are `next` apart.
-  template <bool kThree, typename R>
-  BANDJAX_NOINLINE void Rows(int64_t rows, int64_t count, int64_t depth, Factor<A> left, const A* q,
-                             Phases phases, R* re, R* im, int64_t ldo, int64_t next, int64_t valid,
-                             bool add) const {
-    Tiles<kThree>(rows, count, depth, left, q, phases, re, im, ldo, next, valid, add);
+  template <Sums kSums, typename R>
+  BANDJAX_NOINLINE void Rows(int64_t rows, int64_t count, int64_t depth, const Factor<A>& left,
+                             const A* q, const Phases& phases, R* re, R* im, int64_t ldo,
+                             int64_t next, int64_t valid, bool add) const {
+    Tiles<kSums>(rows, count, depth, left, q, phases, re, im, ldo, next, valid, add);
   }
 
   // ------------------------------------------------------------------------ the filter's gradient
@@ -375,9 +416,9 @@ struct Narrow : Filter<A> {
   }
   // Of all rows at `count` row frequencies.
   template <bool kThree, typename T>
-  BANDJAX_NOINLINE void Gradient(int64_t rows, int64_t count, int64_t depth, Factor<A> x,
-                                 Factor<T> y, int64_t valid, const A* weights, Phases phases,
-                                 A* q) const {
+  BANDJAX_NOINLINE void Gradient(int64_t rows, int64_t count, int64_t depth, const Factor<A>& x,
+                                 const Factor<T>& y, int64_t valid, const A* weights,
+                                 const Phases& phases, A* q) const {
     GradientRows<kThree>(rows, count, depth, x, y, valid, weights, phases, q);
   }
 };

@@ -15,7 +15,8 @@ struct NarrowMultiplier : Narrow<A> {
   using Factor = typename Base::template Factor<L>;
   using Base::args, Base::in, Base::out, Base::kLane, Base::kPanel, Base::kBlockBytes, Base::kDepth;
   using Base::Computed, Base::Twin, Base::Frequency, Base::planes, Base::three, Base::kStage;
-  using Base::outer_re, Base::outer_im;
+  using Base::inner_im, Base::inner_re, Base::outer_im, Base::outer_re;
+  using Sums = typename Base::Sums;
 
   explicit NarrowMultiplier(const MultiplyArgs& all) : Base(all) {}
 
@@ -74,10 +75,11 @@ struct NarrowMultiplier : Narrow<A> {
     return {p, q, staged, arena->template Take<A>(kStage * args.t0)};
   }
 
-  // Some rows of the sum, by a panel of columns, and whether their taps are not in a cache yet.
+  // Some rows of the sum, by a panel of columns, and whether their nine sums are there, or their
+  // taps not in a cache yet.
   struct Panel {
     int64_t group, k, depth, column0, columns;
-    bool fetch = true;
+    bool nine = false, fetch = true;
   };
 
   // Of column frequency u1 the row frequencies u0 .. u0_end of a panel. Left factor and results are
@@ -89,10 +91,9 @@ struct NarrowMultiplier : Narrow<A> {
     const int64_t columns = panel.columns, width = CeilDiv(columns, kLane) * kLane;
     if (kForward && this->nine) {
       const int64_t first = panel.group * out + panel.column0;
-      if (panel.fetch) {
-        this->template GatherNine<kForward, true>(u1, k, depth, first, columns, desk.q, width);
-      } else {
-        this->template GatherNine<kForward, false>(u1, k, depth, first, columns, desk.q, width);
+      if (!panel.nine) {
+        this->template GatherNine<kForward>(u1, k, depth, first, columns, panel.fetch, desk.q,
+                                            width);
       }
     } else {
       if constexpr (kForward) {
@@ -103,6 +104,10 @@ struct NarrowMultiplier : Narrow<A> {
       }
       this->template Gather<kForward>(depth, width, desk.p, desk.q);
     }
+    const int64_t each = panel.nine ? 9 : planes;
+    const A sign = kForward ? -1 : 1;
+    const A cosine = inner_re[u1 * args.t1 + args.t1 - 1];
+    const A sine = sign * inner_im[u1 * args.t1 + args.t1 - 1];
     u0_end = Computed(u1, u0_end);
     for (; u0 < u0_end; u0 += kStage) {
       const int64_t count = Min(kStage, u0_end - u0), rest = Min(kStage, u0_end - u0 - count);
@@ -113,14 +118,15 @@ struct NarrowMultiplier : Narrow<A> {
       const Factor<A> staged = Staged(own, count, args.n, depth, desk.stage);
       const A* phases = outer_im + u0 * args.t0;
       for (int64_t i = 0; i < count * args.t0; ++i) {
-        desk.sines[i] = kForward ? -phases[i] : phases[i];
+        desk.sines[i] = sign * phases[i];
       }
       for (int64_t v = 0; v < columns; v += kLane) {
-        const auto rows = three ? &NarrowMultiplier::template Rows<true, R>
-                                : &NarrowMultiplier::template Rows<false, R>;
-        (this->*rows)(args.n, count, depth, staged, desk.q + v * planes * depth,
-                      {outer_re + u0 * args.t0, desk.sines}, to_re + v, to_im + v, ld_out, next_out,
-                      columns - v, k > 0);
+        const auto rows = panel.nine ? &NarrowMultiplier::template Rows<Sums::kNine, R>
+                          : three    ? &NarrowMultiplier::template Rows<Sums::kThree, R>
+                                     : &NarrowMultiplier::template Rows<Sums::kAny, R>;
+        (this->*rows)(args.n, count, depth, staged, desk.q + v * each * depth,
+                      {outer_re + u0 * args.t0, desk.sines, cosine, sine}, to_re + v, to_im + v,
+                      ld_out, next_out, columns - v, k > 0);
       }
       if (k + depth < depth_all) continue;
       for (int64_t u = u0; u < u0 + count; ++u) {
@@ -132,18 +138,22 @@ struct NarrowMultiplier : Narrow<A> {
     }
   }
 
-  // Rows of the sum that are taken together.
+  // Rows of the sum that are taken together, of panels of so many columns, by so many sums of each.
   template <bool kForward, typename R>
-  int64_t DepthBlock() const {
+  int64_t DepthBlock(int64_t columns, int64_t sums) const {
     constexpr bool kRounds = sizeof(R) != sizeof(A);  // sums then stay out of memory
     const int64_t all = kForward ? in : out;
     // Of few row frequencies it is the taps that take the time, and sums of them that stay in the
     // first-level cache save it; of many it is the results, which each block adds to.
     constexpr int64_t kBytes = 32 << 10;
     const int64_t bytes = Min(kBlockBytes, kBytes * CeilDiv(args.k0, kStage));
-    const int64_t fits = bytes / (planes * kPanel * sizeof(A));
+    const int64_t fits = bytes / (sums * columns * sizeof(A));
     const int64_t most = kRounds ? all : Min(Min(kDepth, all), Max(fits, kLane));
     return CeilDiv(all, CeilDiv(all, most));
+  }
+  template <bool kForward, typename R>
+  int64_t DepthBlock() const {
+    return DepthBlock<kForward, R>(kPanel, planes);
   }
 
   // Y from X (kForward) or X from Y.
@@ -152,8 +162,12 @@ struct NarrowMultiplier : Narrow<A> {
     const int64_t depth_all = kForward ? in : out, columns_all = kForward ? out : in;
     const int64_t ld_left = kForward ? args.in : args.out, next = args.k1 * args.n;
     const int64_t ld_out = kForward ? args.out : args.in;
+    // The sums of a vector of columns stay in the first-level cache for all column frequencies, of
+    // which each reads them once for eight results: too often if there are many.
+    const bool nine = kForward && this->nine && args.k0 * args.n <= 3 * kStage;
     const int64_t panels = CeilDiv(columns_all, kPanel);
-    const int64_t depth_block = DepthBlock<kForward, R>();
+    const int64_t step = nine ? kLane : kPanel;
+    const int64_t depth_block = DepthBlock<kForward, R>(step, nine ? 9 : planes);
     // Every part reads the taps anew.
     const FilterSplit split = this->SplitSpread(pool, args.groups * panels, 2);
     ParallelFor(pool, args.groups * panels * split.parts(), [&](int64_t task) {
@@ -161,18 +175,27 @@ struct NarrowMultiplier : Narrow<A> {
       const int64_t panel_index = task / split.parts() % panels;
       const int64_t group = task / split.parts() / panels;
       const int64_t column0 = panel_index * kPanel, columns = Min(kPanel, columns_all - column0);
-      const int64_t width = CeilDiv(columns, kLane) * kLane;
-      const int64_t numbers = planes * depth_block * width, stage = StageNumbers<L>(depth_block);
+      const int64_t width = CeilDiv(Min(columns, step), kLane) * kLane;
+      const int64_t numbers = (nine ? 9 : planes) * depth_block * width;
+      const int64_t stage = StageNumbers<L>(depth_block);
       Arena arena(pool, DeskBytes(numbers, stage));
       const Desk desk = TakeDesk(&arena, numbers, stage);
       for (int64_t k = 0; k < depth_all; k += depth_block) {
-        Panel panel = {group, k, Min(depth_block, depth_all - k), column0, columns};
-        for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1, panel.fetch = false) {
-          const int64_t from = Frequency(0, u1) * ld_left + group * depth_all + k;
-          const int64_t to = Frequency(0, u1) * ld_out + group * columns_all + column0;
-          SpreadColumn<kForward>(u1, part.u0_first, part.u0_last, panel,
-                                 Factor<L>{a + from, b + from, ld_left, next * ld_left}, re + to,
-                                 im + to, ld_out, next * ld_out, desk);
+        for (int64_t v = 0; v < columns; v += step) {
+          Panel panel = {group, k, Min(depth_block, depth_all - k), column0 + v,
+                         Min(step, columns - v)};
+          if (nine) {
+            this->SumNine(k, panel.depth, group * out + panel.column0, panel.columns, desk.q,
+                          width);
+            panel.nine = true;
+          }
+          for (int64_t u1 = part.u1_first; u1 < part.u1_last; ++u1, panel.fetch = false) {
+            const int64_t from = Frequency(0, u1) * ld_left + group * depth_all + k;
+            const int64_t to = Frequency(0, u1) * ld_out + group * columns_all + panel.column0;
+            SpreadColumn<kForward>(u1, part.u0_first, part.u0_last, panel,
+                                   Factor<L>{a + from, b + from, ld_left, next * ld_left}, re + to,
+                                   im + to, ld_out, next * ld_out, desk);
+          }
         }
       }
     });

@@ -58,6 +58,20 @@ BANDJAX_INLINE Vec<A> Load(const BFloat16* p) {
   __builtin_memcpy(&half, p, sizeof half);
   return (Vec<A>)(__builtin_convertvector(half, Word) << 16);
 }
+// A product as it is rounded, which no compiler makes part of a multiply-add: of a sum of two
+// products it may do so with either, here one and there the other.
+template <typename A>
+BANDJAX_INLINE Vec<A> Rounded(Vec<A> product) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(product));
+#elif defined(__FMA__)
+  __asm__("" : "+x"(product));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(product));
+#endif
+  return product;
+}
+
 template <typename A>
 BANDJAX_INLINE void Store(A* p, Vec<A> v) {
   __builtin_memcpy(p, &v, sizeof v);

@@ -70,6 +70,30 @@ def test_all_ways_are_one_layer(options, domain, x64):
     assert ("taps, direct" in found) == (domain == "spatial")
 
 
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("examples", [2, 15])
+@pytest.mark.parametrize(
+    ("size", "modes"), [((9,), (4,)), ((9, 8), (4, 3)), ((8, 6), (4, 3)), ((5, 4, 7), (2, 2, 3))]
+)
+def test_a_spectrum_of_no_real_filter(size, modes, examples, x64):
+    rank = len(size)
+    options = {"band": Modes(*modes), "param_domain": "spectral", "spatial_shape": size}
+    options |= {"implementation": "xla", "padding": "CIRCULAR", "param_dtype": jnp.float64}
+    layer = bandjax.BandConv(4, 20, (3,) * rank, rngs=nnx.Rngs(0), **options)
+    spectrum = NUMBERS.normal(size=layer.kernel_spectrum.shape)
+    layer.kernel_spectrum[...] = jnp.asarray(spectrum)
+    x = jnp.asarray(NUMBERS.normal(size=(examples, *size, 4)))
+    wanted, back = jax.vjp(layer, x)
+    (gradient,) = back(wanted)
+    layer.implementation = None
+    whole = ways.Prepared.of(layer, layer.kernel_spectrum[...], [size], jnp.float64)
+    for name, way in unpruned(whole, x.shape, spectrum.shape).items():
+        filter_ = whole.filter(way, layer.kernel_spectrum[...], x.shape, None)
+        found, back = jax.vjp(lambda x, way=way, w=filter_: way(x, w, layer.bias[...]), x)
+        assert oracle.relative_gap(found, wanted) < 1e-12, name
+        assert oracle.relative_gap(back(wanted)[0], gradient) < 1e-12, name
+
+
 def unpruned(layer, *shapes):
     """All ways, those too that are estimated to be slow."""
     before = ways._HOPELESS

@@ -399,6 +399,17 @@ def test_products_that_do_not_fit(change, result, groups):
 
 
 @native
+def test_the_gradient_of_a_spectrum_has_all_its_numbers():
+    x, y = (jnp.ones((3, 2, 2, c), jnp.float32) for c in (4, 6))
+    tables = (jnp.ones((2, size, 0), jnp.float32) for size in (3, 2))
+    result = shape(6, 2, 4, 6, dtype=jnp.float32), shape(0, dtype=jnp.uint8)
+    with pytest.raises(
+        jax.errors.JaxRuntimeError, match="gradient of a spectrum is of all numbers"
+    ):
+        call("filter_product", result, x, x, y, y, *tables, groups=np.int64(1), hermitian=True)
+
+
+@native
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("x", "y", "taps"),
