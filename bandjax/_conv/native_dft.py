@@ -16,7 +16,7 @@ from bandjax._conv.geometry import ConvGeometry
 from bandjax._conv.methods import FilterDomain, Method
 from bandjax._conv.residuals import Residual
 from bandjax._native import call as native_call
-from bandjax._native import columns
+from bandjax._native import columns, given
 from bandjax._native import product as native_product
 from bandjax._native import transform as native_transform
 from bandjax._native.epilogue import Finish
@@ -61,6 +61,7 @@ class NativeDft(Method):
         return matrix_unit_precision(self.precision, dtype) == "bf16"
 
     def _product(self, dtype: Any) -> native_product.NativeProductSpec:
+        """Of arrays of a type: taps, or a spectrum, measured from the centres of both sides."""
         spectral = self.filter_domain != "spatial"
         outputs = self.output_dft.points
         shift = tuple(
@@ -92,8 +93,8 @@ class NativeDft(Method):
 
         As that of a real filter, of which they compute fewer frequencies.
         """
-        given = dataclasses.replace(self, filter_domain="spectral")._product(spectrum.dtype)
-        return native_product.of_real_filter(given, native_product.turned(given, spectrum))
+        dft = dataclasses.replace(self, filter_domain="spectral")._product(spectrum.dtype).dft
+        return given.of_real_filter(dft, given.turned(dft, spectrum))
 
     def analyse(self, x: Float[Array, "N *spatial C"]) -> InputSpectrum:
         """Returns ``A x``, in the type in which it is stored if that is bfloat16."""

@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from bandjax._native.call import by_platform, join_batch, repeat, split_batch
+from bandjax._native.given import turned
 from bandjax._native.transform import NativeTransformSpec, analysis, synthesis
 from bandjax._parallel.partition import Arrays, Operation, partitioned
 from bandjax._spectra.bilinear import contractions
@@ -59,7 +60,7 @@ class NativeProductSpec:
       groups: feature groups.
       precision: of the products.
       spectral: whether the filter is its spectrum, ``(2, *box, C / groups, O)``, in place of taps.
-      of_real: whether a given spectrum is that of a real filter, see :func:`of_real_filter`.
+      of_real: whether a given spectrum is that of a real filter, see :mod:`given`.
       half: whether products of bfloat16 spectra are bfloat16 spectra. The CPU's kernels then round
         the filter's to that too, where the processor multiplies such numbers; sums are of float32.
     """
@@ -147,36 +148,7 @@ def _flat_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
     if not spec.spectral:
         return _flat(spec.dft, w, kept=False)
     first, *others = spec.dft.box
-    return turned(spec, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
-
-
-def turned(spec: NativeProductSpec, w: jax.Array, *, back: bool = False) -> jax.Array:
-    """A given spectrum, measured from the filter's centre, to what the kernels take, or back."""
-    if not any(spec.dft.shift):
-        return w
-    axes = [spec.dft.matrix(axis)[:, 0] for axis in range(len(spec.dft.grid))]
-    turn = functools.reduce(np.multiply.outer, axes)
-    turn = turn.conj() if back else turn
-    c, s = (jnp.asarray(a[..., None, None], w.dtype) for a in (turn.real, turn.imag))
-    return jnp.stack([w[0] * c - w[1] * s, w[0] * s + w[1] * c])
-
-
-def of_real_filter(spec: NativeProductSpec, w: jax.Array) -> jax.Array:
-    """What of a spectrum, as the kernels take it, counts: that of a real filter.
-
-    Where all frequencies but that of the first axis are 0, those of that axis stand twice, and a
-    real output has the mean of what one gives and the conjugate of what the other gives. At
-    frequency 0 it is real.
-    """
-    others = len(spec.dft.grid) - 1
-    if others == 0:
-        return w
-    twice = (slice(None), slice(None), *(0,) * others)
-    part = w[twice]
-    twin = jnp.roll(part[:, ::-1], 1, axis=1) * jnp.array([1, -1], w.dtype)[:, None, None, None]
-    if spec.dft.box[0] % 2 == 0:  # The last frequency, which stands once.
-        twin = twin.at[:, spec.dft.box[0] // 2].set(part[:, spec.dft.box[0] // 2])
-    return w.at[twice].set((part + twin) / 2)
+    return turned(spec.dft, w).reshape(2 * first, math.prod(others), *w.shape[-2:])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -379,7 +351,7 @@ def _filter_product(
         return _filter_from_spectrum(spec, ct)
     (w,) = _call_product("filter_product", spec, dtype, dtype, x, y)
     if spec.spectral:
-        return turned(spec, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
+        return turned(spec.dft, w.reshape(2, *spec.dft.box, *w.shape[2:]), back=True)
     return w.reshape(*spec.dft.shape, *w.shape[2:])
 
 
