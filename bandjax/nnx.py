@@ -11,8 +11,9 @@ from flax import nnx
 
 from bandjax._bands.band import Band
 from bandjax._bands.plan import Plan
+from bandjax._conv.closed import split_static
 from bandjax._conv.pool import spectral_pool
-from bandjax._conv.remat import checkpoint, save_spectra, split_static
+from bandjax._conv.remat import checkpoint, save_spectra
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
 from bandjax._flax.nnx_prepare import prepare_model

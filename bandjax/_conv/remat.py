@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bandjax._conv.closed import split_static, traced
 from bandjax._conv.residuals import SPECTRUM_NAME
 from bandjax._native.call import by_platform
 from bandjax._parallel.mesh import varying_axes
@@ -85,35 +86,10 @@ def checkpoint(
 
     @functools.wraps(fun)
     def call(*args: Any, **keywords: Any) -> Any:
-        of_arrays, traced = split_static(fun, static_argnums, args)
-        return _checkpointed(of_arrays, policy, prevent_cse, traced, keywords)
+        of_arrays, others = split_static(fun, static_argnums, args)
+        return _checkpointed(of_arrays, policy, prevent_cse, others, keywords)
 
     return call
-
-
-def split_static(
-    fun: Callable[..., Any], static_argnums: int | Sequence[int], args: tuple[Any, ...]
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Returns a function of the other arguments alone, and these.
-
-    Raises:
-      ValueError: a position that there is no argument for.
-    """
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    if not numbers:
-        return fun, args
-    if any(not -len(args) <= n < len(args) for n in numbers):
-        raise ValueError(
-            f"static_argnums must lie within the {len(args)} positional arguments, got {numbers}"
-        )
-    static = {n % len(args): args[n] for n in numbers}
-
-    def of_arrays(*traced: Any, **keywords: Any) -> Any:
-        rest = iter(traced)
-        every = [static[i] if i in static else next(rest) for i in range(len(args))]
-        return fun(*every, **keywords)
-
-    return of_arrays, tuple(arg for i, arg in enumerate(args) if i not in static)
 
 
 def _checkpointed(
@@ -128,12 +104,9 @@ def _checkpointed(
     if on_explicit or not prevent_cse:  # On explicit axes a custom_vjp has no gradient.
         return jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)(*args, **keywords)
 
-    def positional(args: Any, keywords: Any) -> Any:
-        return fun(*args, **keywords)
-
-    # A custom_vjp may not depend on traced values that are not among its arguments.
-    pure, closed_over = jax.closure_convert(positional, args, keywords)
-    return _call(pure, policy, (args, keywords, *closed_over))
+    call = traced(fun, args, keywords)
+    out = _call(call.whole, policy, (*call.constants, *call.leaves))
+    return jax.tree.unflatten(call.result, out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

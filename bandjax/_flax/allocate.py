@@ -18,6 +18,7 @@ from bandjax._bands.boxes import levels as levels_of
 from bandjax._bands.frequencies import hermitian_weights
 from bandjax._bands.plan import Budget, LayerPlan, Plan
 from bandjax._conv.choose import choose
+from bandjax._conv.complex_numbers import is_complex, parts_of_input, real_dtype, real_geometry
 from bandjax._conv.counts import multiply_adds, residual_bytes
 from bandjax._conv.geometry import ConvGeometry
 from bandjax._conv.options import ConvSpec
@@ -195,6 +196,8 @@ class _Watch:
     def look(self, x: jax.Array, ct: jax.Array) -> None:
         """Takes the input of a call, and the loss's gradient by it."""
         geometry = self.geometry
+        if is_complex(x.dtype):  # JAX's cotangent is that of re + i im, so that -im has a part's.
+            x, ct = parts_of_input(x, 1), parts_of_input(jnp.conj(ct), 1)
         boxes = self.damages.boxes(geometry)
         half = tuple(g // 2 for g in geometry.grid)
         place = jnp.asarray(levels_of(geometry.grid, half, boxes)).ravel()
@@ -235,12 +238,13 @@ def _cost(seen: Seen, box: tuple[int, ...], of: str) -> int:
     """What one example costs in a layer, by a box."""
     pairs = zip(seen.geometry.axes, box, strict=True)
     axes = tuple(dataclasses.replace(axis, limit=limit) for axis, limit in pairs)
-    geometry = dataclasses.replace(seen.geometry, axes=axes)
+    geometry = real_geometry(dataclasses.replace(seen.geometry, axes=axes), seen.dtype)
+    dtype = real_dtype(seen.dtype)
     if of == "coefficients":
         return geometry.kept * geometry.in_features
-    method = choose(geometry, ConvSpec(), seen.dtype)
+    method = choose(geometry, ConvSpec(), dtype)
     if of == "bytes":
-        return residual_bytes(method, geometry, ConvSpec(), seen.dtype, "spatial")
+        return residual_bytes(method, geometry, ConvSpec(), dtype, "spatial")
     return sum(multiply_adds(method, geometry, "spatial"))
 
 

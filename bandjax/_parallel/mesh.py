@@ -37,14 +37,15 @@ def call(
 
 def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     axes_x, axes_kernel = varying_axes(x), varying_axes(kernel)
-    return _cast(x, axes_kernel - axes_x), _cast(kernel, axes_x - axes_kernel)
+    return vary(x, axes_kernel - axes_x), vary(kernel, axes_x - axes_kernel)
 
 
 def varying_axes(array: jax.Array) -> frozenset[str]:
     return jax.typeof(array).manual_axis_type.varying
 
 
-def _cast(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+def vary(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """An array, cast to vary over further mesh axes of a ``shard_map``."""
     return jax.lax.pcast(array, tuple(sorted(axes)), to="varying") if axes else array
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from bandjax._saved.compress import array_leaves, traced
+from bandjax._conv.closed import array_leaves, traced
 from bandjax._saved.plan import Plan
 from bandjax.codecs._blocks import blocks_of
 from bandjax.codecs._codec import Codec, check_bits

@@ -79,7 +79,13 @@ class Choice:
     exact: frozenset[int]
 
 
-def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Choice:
+def choose(
+    graph: Graph,
+    wanted: Iterable[int | Constant],
+    free: set[int],
+    few: frozenset[int],
+    near_poles: frozenset[int],
+) -> Choice:
     """Chooses what to keep so that all wanted values can be had.
 
     A wanted value is computed again where that takes cheap equations alone and what they start from
@@ -90,9 +96,11 @@ def choose(graph: Graph, wanted: Iterable[int | Constant], free: set[int]) -> Ch
       graph: of the function.
       wanted: numbers of values.
       free: arguments that are there anyway.
+      few: the statistics.
+      near_poles: numbers of values that may not be packed, of what is made of packed ones.
     """
-    makers, exact = graph.makers(), statistics(graph)
-    bases = _bases(graph, free, exact)
+    makers, exact = graph.makers(), few | near_poles
+    bases = _bases(graph, free, few, exact)
     numbers = sorted({w for w in wanted if not isinstance(w, Constant)})
     cost = functools.partial(_cost, graph, exact)
     kept: set[int] = set()
@@ -151,7 +159,9 @@ def _maps(graph: Graph, numbers: Iterable[int], exact: frozenset[int]) -> list[i
     return [n for n in numbers if is_map(graph.types[n]) and n not in exact]
 
 
-def _bases(graph: Graph, free: set[int], exact: frozenset[int]) -> dict[int, frozenset[int]]:
+def _bases(
+    graph: Graph, free: set[int], few: frozenset[int], exact: frozenset[int]
+) -> dict[int, frozenset[int]]:
     """For each value what would be kept for it: itself, or what it is cheaply made of."""
     nothing: frozenset[int] = frozenset()
     bases = {n: nothing if n in free else frozenset([n]) for n in graph.inputs}
@@ -167,9 +177,9 @@ def _bases(graph: Graph, free: set[int], exact: frozenset[int]) -> dict[int, fro
                 bases[result] = nothing
             else:
                 # Made of others rather than kept: maps, and of few others; what is surely the same.
-                few = len(_maps(graph, union, exact)) <= _MOST_BASES
-                again = _maps(graph, own, exact) or is_sure(node.equation)
-                bases[result] = union if few and again else own
+                short = len(_maps(graph, union, exact)) <= _MOST_BASES
+                again = _maps(graph, own, few) or is_sure(node.equation)
+                bases[result] = union if short and again else own
     return bases
 
 

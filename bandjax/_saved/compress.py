@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from bandjax._conv.remat import explicit, split_static
+from bandjax._conv.closed import array_leaves, split_static, traced
+from bandjax._conv.remat import explicit
 from bandjax._saved.plan import Plan, Saved
 from bandjax.codecs._codec import Codec
 from bandjax.codecs._dct import Dct
@@ -97,60 +96,6 @@ def check_codec(codec: Any, name: str = "codec") -> None:
     """Raises TypeError unless ``codec`` is one."""
     if not isinstance(codec, Codec):
         raise TypeError(f"{name} must be one of bandjax.codecs, such as Dct(bits=4), got {codec!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Traced:
-    """A function of arrays, its closed-over values among its arguments.
-
-    Attributes:
-      whole: takes the constants and the leaves of the arguments, returns those of the result.
-      constants: what the function closes over.
-      packable: which of these arguments may be packed.
-      result: structure of the result.
-      leaves: of the arguments, which ``whole`` takes behind the constants.
-    """
-
-    whole: Callable[..., list[Any]]
-    constants: Sequence[Any]
-    packable: tuple[bool, ...]
-    result: Any
-    leaves: list[Any]
-
-
-def array_leaves(tree: Any) -> list[Any]:
-    """The leaves of a pytree but for Python's own booleans and strings, which are not traced."""
-    return [leaf for leaf in jax.tree.leaves(tree) if not isinstance(leaf, bool | str)]
-
-
-def traced(f: Callable[..., Any], args: Any, keywords: Any, maps: Sequence[bool]) -> Traced:
-    """Traces a function of arrays; ``maps`` tells which positional arguments may be packed.
-
-    Python's own booleans and strings, such as ``train=True``, stay what they are.
-    """
-    every, structure = jax.tree.flatten((args, keywords))
-    fixed = {i: leaf for i, leaf in enumerate(every) if isinstance(leaf, bool | str)}
-    leaves = array_leaves((args, keywords))
-    packable = [m for arg, m in zip(args, maps, strict=True) for _ in array_leaves(arg)]
-    packable += [False] * (len(leaves) - len(packable))
-    result: list[Any] = []
-
-    def flat(*leaves: Any) -> list[Any]:
-        rest = iter(leaves)
-        whole = [fixed[i] if i in fixed else next(rest) for i in range(len(every))]
-        args, keywords = jax.tree.unflatten(structure, whole)
-        out, tree = jax.tree.flatten(f(*args, **keywords))
-        result.append(tree)
-        return out
-
-    closed = jax.make_jaxpr(flat)(*leaves)
-    # What f closes over becomes an argument: a custom_vjp may not depend on other traced values.
-    count = len(closed.consts)
-
-    def whole(*inputs: Any) -> list[Any]:
-        return list(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, inputs[:count]))(*inputs[count:]))
-
-    return Traced(whole, closed.consts, (False,) * count + tuple(packable), result[-1], leaves)
 
 
 def _compressed(

@@ -130,6 +130,17 @@ class Graph:
         """The node that makes each value."""
         return {result: node for node in self.nodes for result in node.results}
 
+    def made_cheaply(self, numbers: Iterable[int]) -> list[Node]:
+        """The nodes that make these values cheaply, of what is not made so."""
+        makers, todo, found = self.makers(), [*numbers], set()
+        while todo:
+            number = todo.pop()
+            if number in found or number not in makers or not makers[number].cheap:
+                continue
+            found.add(number)
+            todo += [o for o in makers[number].operands if isinstance(o, int)]
+        return [node for node in self.nodes if not found.isdisjoint(node.results)]
+
     def reached(self, start: Iterable[int]) -> set[int]:
         """The numbers of these values and of all that depends on them."""
         found = set(start)

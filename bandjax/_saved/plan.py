@@ -14,7 +14,9 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from bandjax._conv.remat import first_elements, hold, holdable
-from bandjax._saved.choice import SMALLEST, Choice, choose, is_map, signs
+from bandjax._parallel.mesh import vary
+from bandjax._saved.bounds import keep_exact
+from bandjax._saved.choice import SMALLEST, Choice, choose, is_map, signs, statistics
 from bandjax._saved.graph import Constant, Graph, Node, like, read
 from bandjax._saved.keep import Kept, keep, keep_integers, keep_signs
 from bandjax._saved.pooling import is_pooling, places_of, scatter
@@ -119,8 +121,10 @@ class Plan:
             for place, node in enumerate(back.nodes)
             for operand in (node.operands[:1] if place in pools else node.operands)
         } | set(back.outputs)
-        wanted = [value for leaf, value in kept.items() if leaf in used]
-        choice = choose(graph, wanted, free)
+        few = statistics(graph)
+        wanted = {leaf: value for leaf, value in kept.items() if leaf in used}
+        exact = keep_exact(graph, few, back, wanted)
+        choice = choose(graph, wanted.values(), free, few, exact)
         of = signs(graph, set(choice.kept) - free)
         return Plan(graph, results, free, choice, back, moved, perturbed, pools, of)
 
@@ -174,8 +178,8 @@ class Plan:
         again = _Again(saved, self)
         leaves = dict(zip(back.inputs, self.first.outputs[self.results :], strict=False))
         given = [
-            jnp.zeros(ct.shape, ct.dtype) if isinstance(ct, SymbolicZero) else ct
-            for ct, moved in zip(cotangents, self.moved, strict=True)
+            _zeros(ct, out, self.first) if isinstance(ct, SymbolicZero) else ct
+            for ct, out, moved in zip(cotangents, self.first.outputs, self.moved, strict=False)
             if moved
         ]
         latest = [given]
@@ -219,6 +223,14 @@ class Plan:
         first = [again.value(leaves[i], given) if i in whole else None for i in back.inputs[:count]]
         gradients = iter(back.run(first + given, made=made, instead=instead))
         return tuple(next(gradients) if p else None for p in self.perturbed)
+
+
+def _zeros(ct: SymbolicZero, out: int | Constant, graph: Graph) -> jax.Array:
+    """The cotangent of a result that nobody uses: under ``shard_map`` it varies as that does."""
+    zeros = jnp.zeros(ct.shape, ct.dtype)
+    if isinstance(out, Constant):
+        return zeros
+    return vary(zeros, graph.types[out].manual_axis_type.varying)
 
 
 class _Again:

@@ -209,3 +209,58 @@ def test_wrong_arguments_are_refused():
         bandjax.allocate(model, [x * jnp.nan], linear, 0.5)
     plan = bandjax.allocate(model, [x], linear, 1)
     assert [layer.modes for layer in plan.layers.values()] == [(8,), (7,)]
+
+
+class Chain(nnx.Module):
+    """Two layers, one after the other, with these kernels."""
+
+    def __init__(self, kernels: list[np.ndarray]) -> None:
+        options = {"use_bias": False, "dtype": kernels[0].dtype, "param_dtype": kernels[0].dtype}
+        self.layers = nnx.List(
+            [nnx.Conv(*w.shape[1:], w.shape[:1], rngs=nnx.Rngs(0), **options) for w in kernels]
+        )
+        for layer, kernel in zip(self.layers, kernels, strict=True):
+            layer.kernel[...] = jnp.asarray(kernel)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_complex_numbers_are_twice_as_many_real_ones():
+    rng = np.random.default_rng(5)
+
+    def numbers(*shape):
+        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+
+    def in_parts(kernel):
+        re, im = kernel.real, kernel.imag
+        return np.concatenate(
+            [np.concatenate([re, im], -1), np.concatenate([-im, re], -1)], -2
+        ).astype(np.float32)
+
+    def loss(model, x):
+        y, target = model(x), jnp.asarray(targets[: len(x)])
+        if not jnp.iscomplexobj(y):
+            target = jnp.concatenate([target.real, target.imag], -1)
+        return (jnp.abs(y - target) ** 2).sum((1, 2)).mean()
+
+    kernels = [numbers(5, 2, 3), numbers(3, 3, 2)]
+    targets = numbers(6, 16, 2)
+    # Low frequencies in the real part, others in the imaginary one.
+    x = (smooth(rng, (6, 16, 2)) + 1j * rng.normal(size=(6, 16, 2))).astype(np.complex64)
+    parts = np.concatenate([x.real, x.imag], -1)
+    twin = Chain([in_parts(kernel) for kernel in kernels])
+    y = np.asarray(twin(parts))
+    np.testing.assert_allclose(
+        y[..., :2] + 1j * y[..., 2:], Chain(kernels)(x), rtol=1e-4, atol=1e-4
+    )
+    for share in (0.3, 0.5, 0.8):
+        plan, same = (
+            bandjax.allocate(model, [batch], loss, Budget(share, of="coefficients"))
+            for model, batch in ((Chain(kernels), x), (twin, parts))
+        )
+        for path, layer in same.layers.items():
+            assert plan.layers[path].modes == layer.modes
+            np.testing.assert_allclose(plan.layers[path].energy, layer.energy, rtol=1e-4)

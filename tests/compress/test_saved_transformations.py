@@ -116,6 +116,29 @@ def test_shard_map():
     assert_near(jax.jit(jax.grad(whole))(PARAMETERS, X), gradient(f)(PARAMETERS, X))
 
 
+@pytest.mark.parametrize("aux", [True, False], ids=["has_aux", "unused"])
+def test_shard_map_where_a_result_has_no_cotangent(aux):
+    mesh = Mesh(np.array(jax.devices()[:2]), "data")
+
+    def f(w, x):
+        y = jnp.tanh(jnp.tanh(x @ w) @ w)
+        return (y**2).sum(), y.mean(0)
+
+    def local(f, w, x):
+        return f(w, x) if aux else f(w, x)[0]
+
+    def whole(f):
+        def mapped(w, x):
+            gradient = jax.grad(functools.partial(local, f), has_aux=aux)(w, x)
+            return (gradient[0] if aux else gradient)[None]
+
+        specs = {"in_specs": (P(), P("data")), "out_specs": P("data")}
+        return jax.jit(jax.shard_map(mapped, mesh=mesh, check_vma=True, **specs))
+
+    w, x = normal(0, 64, 64), normal(1, 64, 64)
+    assert_near(whole(compress_saved(f, EXACT))(w, x), whole(f)(w, x))
+
+
 def test_a_custom_derivative_within_is_obeyed():
     @jax.custom_vjp
     def odd(x):

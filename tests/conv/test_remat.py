@@ -386,3 +386,29 @@ def test_statistics_masks_and_values_of_linen():
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted_state), strict=True):
         assert np.array_equal(a, b)
     assert_same(gradient, wanted_gradient)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_closed_over_may_be_traced_and_of_any_type(way):
+    """Labels, masks, counters of a scan and keys; differentiated before tracing, and after."""
+
+    def loss(w, x, labels, mask, key):
+        def f(w):
+            y = jnp.where(mask, jnp.sin(w * x), jax.random.normal(key, w.shape))
+            return (y * labels.astype(y.dtype)).sum()
+
+        return way(f)(w)
+
+    w, x = jnp.linspace(0.1, 1, 4), jnp.linspace(1, 2, 4)
+    others = x, jnp.array([1, 2, 3, 0]), jnp.array([True, False, True, True]), jax.random.key(0)
+    exact = np.asarray(np.cos(w * x) * x) * np.asarray(others[1]) * np.asarray(others[2])
+    for gradient in (jax.grad(jax.jit(loss)), jax.jit(jax.grad(loss)), jax.grad(loss)):
+        np.testing.assert_allclose(gradient(w, *others), exact, rtol=1e-6)
+
+    def scanned(w):
+        def body(carry, i):
+            return carry, way(lambda w: jnp.sin(w * x).sum() * i.astype(w.dtype))(w)
+
+        return jax.lax.scan(body, 0.0, jnp.arange(3))[1].sum()
+
+    np.testing.assert_allclose(jax.grad(scanned)(w), 3 * np.cos(w * x) * x, rtol=1e-5)
