@@ -14,6 +14,12 @@ from bandjax._bands.plan import Plan
 from bandjax._conv.closed import split_static
 from bandjax._conv.pool import spectral_pool
 from bandjax._conv.remat import checkpoint, save_spectra
+from bandjax._flax.nnx_changes import (
+    arrays_of,
+    changed_state,
+    fixed_attributes,
+    write_attributes,
+)
 from bandjax._flax.nnx_layer import BandConv, to_spatial, to_spectral
 from bandjax._flax.nnx_models import limit_model
 from bandjax._flax.nnx_prepare import prepare_model
@@ -43,8 +49,8 @@ def remat(
 ) -> Callable[..., Any]:
     """:func:`bandjax.checkpoint` for a function of a module.
 
-    What the call changes in the module (batch statistics, random streams) it changes once, and
-    recomputation starts from the state as it was.
+    What the call changes in the module (batch statistics, random streams, parameters, attributes)
+    it changes once, and recomputation starts from the state as it was.
 
     Args:
       f: called as ``f(module, *args, **keywords)``, a method of a class for instance; arguments are
@@ -56,7 +62,8 @@ def remat(
       A function with the same arguments and result.
 
     Raises:
-      ValueError: ``static_argnums`` names the module, or an argument that is not there.
+      ValueError: ``static_argnums`` names the module, or an argument that is not there; from the
+        call, where it makes new modules.
 
     Example:
       >>> class Block(nnx.Module):
@@ -89,8 +96,9 @@ def compress_saved(
 ) -> Callable[..., Any]:
     """:func:`bandjax.compress_saved` for a function of a module: a block, or a whole model.
 
-    What the call changes in the module (batch statistics, random streams) it changes once. What the
-    module holds is kept as it is, its inputs are packed where they have a gradient.
+    What the call changes in the module (batch statistics, random streams, parameters, attributes)
+    it changes once. What the module holds is kept as it is, its inputs are packed where they have a
+    gradient.
 
     Args:
       f: called as ``f(module, *args, **keywords)``, a method of a class for instance; arguments are
@@ -103,7 +111,8 @@ def compress_saved(
 
     Raises:
       TypeError: ``codec`` is none.
-      ValueError: ``static_argnums`` names the module, or an argument that is not there.
+      ValueError: ``static_argnums`` names the module, or an argument that is not there; from the
+        call, where it makes new modules.
 
     Example:
       >>> class Block(nnx.Module):
@@ -149,14 +158,18 @@ def _of_arrays(
         graph, parameters, *rest = nnx.split(module, nnx.Param, ...)
         whole = (module, *args)
         of_arrays, (_, *traced) = split_static(function, numbers, whole)
+        before, after = fixed_attributes(module), {}
 
         def pure(parameters: Any, rest: Any, *args: Any, **keywords: Any) -> Any:
             # A copy: the caller's arrays are not to be written from within.
             inner = nnx.merge(graph, parameters, *rest, copy=True)
+            given = arrays_of(inner)
             out = of_arrays(inner, *args, **keywords)
-            return out, nnx.state(inner, nnx.Not(nnx.Param))
+            after.update(fixed_attributes(inner))
+            return out, changed_state(given, inner)
 
         out, changed = transform(pure, len(traced))(parameters, rest, *traced, **keywords)
+        write_attributes(module, before, after)
         nnx.update(module, changed)
         return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Self, TypeAlias
 
@@ -175,7 +175,9 @@ class Nyquist:
     def modes(self, grid: Grid, strides: int | Sequence[int] = 1) -> tuple[int, ...]:
         """Returns the limits for outputs that lie ``strides`` points of ``grid`` apart."""
         grid = tuple(grid)
-        steps = (strides,) * len(grid) if isinstance(strides, int) else tuple(strides)
+        steps = (strides,) * len(grid) if not isinstance(strides, Iterable) else tuple(strides)
+        if any(step < 1 for step in steps):
+            raise ValueError(f"strides must be >= 1, got {strides!r}")
         limits = zip(resolve_modes(self.band, grid), grid, steps, strict=True)
         return tuple(min(limit, g // (2 * s)) for limit, g, s in limits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -399,12 +400,13 @@ def _integers(name: str, values: Any, positive: bool) -> tuple[int, ...]:
 
 
 def _share(name: str, value: Any, *, above_zero: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, float | int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
+    value = float(value)
     if not 0 <= value <= 1 or (above_zero and value == 0):
         least = "<" if above_zero else "<="
         raise ValueError(f"{name} must satisfy 0 {least} {name} <= 1, got {value}")
-    return float(value)
+    return value
 
 
 def _fields(where: str, content: Mapping[str, Any], names: Sequence[str]) -> None:

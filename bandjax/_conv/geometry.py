@@ -36,10 +36,10 @@ def canonical_padding(padding: Any) -> Any:
     """
     if isinstance(padding, str):
         return padding.upper() if padding.upper() in PADDING_NAMES else padding
-    return _listed("padding", padding)
+    return listed("padding", padding)
 
 
-def _listed(name: str, value: Any) -> Any:
+def listed(name: str, value: Any) -> Any:
     """Returns nested tuples in place of an array of NumPy or JAX."""
     if not isinstance(value, np.ndarray | jax.Array):
         return value
@@ -381,7 +381,7 @@ def check_groups(channels: int, features: int, groups: Any) -> None:
 
 def _per_axis(name: str, value: Any, rank: int) -> tuple[int, ...]:
     """Returns one positive integer for each axis."""
-    value = _listed(name, value)
+    value = listed(name, value)
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank:
         raise ValueError(

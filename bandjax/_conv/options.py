@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import jax.numpy as jnp
-import numpy as np
 
 from bandjax._bands.band import Band, check_band
 from bandjax._conv.classes import CLASSES
+from bandjax._conv.geometry import listed
 
 METHODS = ("auto", *sorted({c.name for c in CLASSES}))
 IMPLEMENTATIONS = (None, "xla", "native", "jax")
@@ -48,8 +48,8 @@ class ConvSpec:
     def __post_init__(self) -> None:
         """Checks every option, and gives equal options one form."""
         check_band(self.band)
-        if isinstance(self.grid, list | np.ndarray):
-            object.__setattr__(self, "grid", tuple(self.grid))  # hashable
+        grid = listed("grid", self.grid)
+        object.__setattr__(self, "grid", tuple(grid) if isinstance(grid, list) else grid)
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.implementation not in IMPLEMENTATIONS:

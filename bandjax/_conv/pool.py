@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bandjax._bands.band import Compression, Modes, Nyquist
 from bandjax._conv.geometry import PaddingLike, conv_geometry
@@ -62,6 +63,11 @@ def spectral_pool(
         if not isinstance(value, Iterable | None):
             raise TypeError(f"{name} must be a sequence of integers, one an axis, got {value!r}")
     window = tuple(window_shape)
+    if not isinstance(inputs, jax.Array | np.ndarray):
+        raise TypeError(f"inputs must be an array, got {type(inputs).__name__}")
+    if isinstance(padding, str) and padding.upper() not in ("VALID", "SAME"):
+        raise ValueError(f"padding must be 'VALID', 'SAME' or (low, high) pairs, got {padding!r}")
+    inputs = jnp.asarray(inputs)  # NumPy's float64 becomes JAX's default type.
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(f"inputs must be of a floating-point type, got {inputs.dtype}")
     rank, channels = len(window), inputs.shape[-1]

@@ -73,7 +73,8 @@ class BandConv(LinenConv):
             raise TypeError(
                 "conv_general_dilated is what BandConv sets; give it to flax.linen.Conv instead"
             )
-        ConvSpec.of(self)  # Raises now what would raise in the first call.
+        # Raises now what would raise in the first call; an array would not be hashable.
+        object.__setattr__(self, "grid", ConvSpec.of(self).grid)
         layer_rules.check_saved(self)
         spectral_layer.check(self)
         super().__post_init__()

@@ -86,7 +86,7 @@ class BandConv(NnxConv):
         check_groups(in_features, out_features, conv.get("feature_group_count", 1))
         super().__init__(in_features, out_features, kernel_size, strides, rngs=rngs, **conv)
         self.band = band
-        self.grid = tuple(grid) if isinstance(grid, Sequence) else grid
+        self.grid = ConvSpec(grid=grid).grid  # An array would be state.
         self.method = method
         self.implementation = implementation
         self.residual_dtype = residual_dtype

@@ -221,7 +221,9 @@ class Limit:
             return {**options, "band": planned.band(layer.path), "grid": planned.grid}
         rank = len(layer.kernel_size)
         band, grid = self.spec.band, self.spec.grid
-        bounded = band.band if isinstance(band, Nyquist) else band
+        bounded: Any = band
+        while isinstance(bounded, Nyquist | Energy):
+            bounded = bounded.band if isinstance(bounded, Nyquist) else bounded.at_most
         for name, of in (("band", bounded), ("grid", grid)):
             values = of.limits if isinstance(of, Modes) else of if isinstance(of, tuple) else ()
             if values and len(values) != rank:

@@ -68,7 +68,7 @@ def keep_exact(
 
 
 def _steep(graph: Graph, divisors: set[int]) -> set[int]:
-    """What is cheaply made of these alone: reciprocals and the like differ by orders of magnitude."""
+    """What is cheaply made of these alone: reciprocals differ by orders of magnitude."""
     steep = set(divisors)
     for node in graph.nodes:
         maps = [o for o in node.operands if isinstance(o, int) and is_map(graph.types[o])]

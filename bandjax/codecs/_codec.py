@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,9 +105,10 @@ def check_bits(
     name: str, bits: Any, low: float, high: float, *, whole: bool = False, above: bool = False
 ) -> None:
     """Raises TypeError or ValueError unless ``low <= bits <= high``; ``above``: ``low < bits``."""
-    kinds = (int,) if whole else (int, float)
-    if isinstance(bits, bool) or not isinstance(bits, kinds):
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(bits, bool) or not isinstance(bits, kind):
         raise TypeError(f"{name} must be {'an integer' if whole else 'a number'}, got {bits!r}")
+    bits = float(bits)
     if not low <= bits <= high or (above and bits == low):
         least = "<" if above else "<="
         raise ValueError(f"{name} must satisfy {low:g} {least} {name} <= {high:g}, got {bits}")

@@ -12,11 +12,12 @@ from fractions import Fraction
 from typing import Any, SupportsIndex
 
 from bandjax._bands.band import Band, Bound, Compression, Energy, Modes, Nyquist
-from bandjax._bands.plan import band_or_plan_from_json
+from bandjax._bands.plan import Plan, band_or_plan_from_json
 from bandjax._bands.serialise import band_to_json, distinct
 from bandjax.schedule._compiled import check_integer
 
 FORMAT, VERSION = "bandjax.schedule", 1
+_BANDS = (Compression, Modes, Nyquist, Energy, Plan, type(None))
 
 
 class Schedule(abc.ABC):
@@ -92,7 +93,7 @@ class Piecewise(Schedule):
       pieces: pairs of a step and the band from there on; the steps ascend from 0.
 
     Raises:
-      TypeError: a step is no integer, or a number or a text stands for a band.
+      TypeError: a step is no integer, or something else stands for a band or a plan.
       ValueError: there are no pieces, or their steps do not ascend from 0.
     """
 
@@ -104,7 +105,7 @@ class Piecewise(Schedule):
         if not steps or steps[0] != 0 or steps != sorted(set(steps)):
             raise ValueError(f"the steps of a schedule must ascend from 0, got {steps}")
         for step, (_, band) in zip(steps, self.pieces, strict=True):
-            if isinstance(band, numbers.Number | str | bytes):
+            if not isinstance(band, _BANDS):
                 raise TypeError(f"a band must be bandjax.Compression or its like, got {band!r}")
             if not pieces or pieces[-1][1] != band:
                 pieces.append((step, band))
@@ -215,6 +216,8 @@ class Recalibrated(Schedule):
             ("dynamic", dynamic, 0),
         ):
             check_integer(name, value, least)
+        if not isinstance(energy, Energy):
+            raise TypeError(f"energy must be bandjax.Energy, got {energy!r}")
         self.energy = energy
         self.every = every
         self.times = times
@@ -256,10 +259,17 @@ class Recalibrated(Schedule):
         return last < self.dynamic + number * self.every
 
     def update(self, step: SupportsIndex, plan: Any) -> None:
-        """Takes the plan that is due at ``step``."""
+        """Takes the plan that is due at ``step``.
+
+        Raises:
+          TypeError: it is no :class:`bandjax.Plan`.
+          ValueError: none is due.
+        """
         step = _step(step)
         if not self.due(step):
             super().update(step, plan)
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan must be that of bandjax.calibrate, got {plan!r}")
         self.plans = (*self.plans, (step, plan))
 
     def state_dict(self) -> dict[str, Any]:

@@ -345,3 +345,30 @@ def test_numbers_of_numpy_are_numbers():
     assert hash(rate) == hash(bandjax.Compression(0.5))
     shape = traced(X, KERNEL, band, strides=np.int64(2), grid=(np.int64(16), 16)).shape
     assert shape == (2, 5, 4, 6)
+    assert bandjax.schedule.ramp(0, 0.5, np.int64(10), levels=np.int32(3)).max_bands == 3
+    assert bandjax.codecs.Dct(np.int64(4)).nbytes((64, 64)) == bandjax.codecs.Dct(4).nbytes(
+        (64, 64)
+    )
+    assert bandjax.Budget(np.float32(0.5)) == bandjax.Budget(0.5)
+    assert bandjax.Nyquist().modes((33, 33), np.int64(2)) == (8, 8)
+    with pytest.raises(ValueError, match="strides must be >= 1, got 0"):
+        bandjax.Nyquist().modes((33, 33), 0)
+
+
+@pytest.mark.parametrize(
+    "grid", [np.array([16, 16]), jnp.array([16, 16]), [16, 16], np.array(16)], ids=repr
+)
+def test_a_grid_may_be_an_array(grid):
+    """It has one form, in layers too, where an array would be a state or have no hash."""
+    expected = 16 if np.ndim(grid) == 0 else (16, 16)
+    hook = bandjax.conv_general_dilated(grid=grid)
+    assert hook == bandjax.conv_general_dilated(grid=expected)
+    assert hash(hook) == hash(bandjax.conv_general_dilated(grid=expected))
+    x = jnp.ones((1, 9, 8, 2))
+    layer = bandjax.nnx.BandConv(2, 3, (3, 3), grid=grid, rngs=nnx.Rngs(0))
+    assert layer.grid == expected
+    assert set(nnx.to_flat_state(nnx.state(layer)).paths) == {("kernel",), ("bias",)}
+    assert nnx.jit(lambda m, x: m(x))(layer, x).shape == (1, 9, 8, 3)
+    module = bandjax.linen.BandConv(3, (3, 3), grid=grid)
+    assert hash(module) == hash(bandjax.linen.BandConv(3, (3, 3), grid=expected))
+    assert module.init_with_output(jax.random.key(0), x)[0].shape == (1, 9, 8, 3)

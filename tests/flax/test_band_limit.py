@@ -20,7 +20,7 @@ from oracle import relative_gap as gap
 from signals import draw
 
 import bandjax
-from bandjax import BandConv, Compression, Modes
+from bandjax import BandConv, Compression, Energy, Modes, Nyquist
 
 band_limit, band_limited = bandjax.nnx.band_limit, bandjax.linen.band_limited
 
@@ -296,6 +296,16 @@ def test_band_limit_refuses():
             ValueError,
             r"band Modes\(1, 1\) is for 2 spatial axes, but layer line has 1",
             lambda: band_limit(model, Modes(1, 1), [nnx.Conv]),
+        ),
+        (
+            ValueError,
+            r"band Modes\(1, 1\) is for 2 spatial axes, but layer line has 1",
+            lambda: band_limit(model, Energy(0.9, at_most=Modes(1, 1)), [nnx.Conv]),
+        ),
+        (
+            ValueError,
+            r"band Modes\(1, 1\) is for 2 spatial axes, but layer line has 1",
+            lambda: band_limit(model, Energy(0.9, at_most=Nyquist(Modes(1, 1))), [nnx.Conv]),
         ),
         (
             ValueError,

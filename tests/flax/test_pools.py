@@ -77,8 +77,13 @@ def test_what_it_takes_and_refuses():
         spectral_pool(x, 2)
     with pytest.raises(TypeError, match=r"strides must be a sequence of integers, .* got 2"):
         spectral_pool(x, (2, 2), 2)
-    with pytest.raises(ValueError, match="padding must be one of"):
-        spectral_pool(x, (2, 2), (2, 2), "EVEN")
+    for padding in ("EVEN", "REFLECT", "reflect", "CIRCULAR"):
+        with pytest.raises(ValueError, match=rf"padding must be .* got '{padding}'"):
+            spectral_pool(x, (2, 2), (2, 2), padding)
+    with pytest.raises(TypeError, match="inputs must be an array, got list"):
+        spectral_pool([[1.0]], (2,), (2,))
+    doubles = np.random.default_rng(0).normal(size=(1, 8, 1))
+    assert spectral_pool(doubles, (2,), (2,)).dtype == jnp.asarray(doubles).dtype
 
 
 @pytest.fixture
