@@ -28,7 +28,7 @@ import bandjax
 from experiments.figures.study import draw, report_table, summarise
 from experiments.jobs.allocation import make_plan
 from experiments.jobs.runs import Stop, stop_on_signals
-from experiments.jobs.study import GROUPS, Costs, Progress, StudyRun, published, runs
+from experiments.jobs.study import GROUPS, Costs, Progress, StudyRun, check_record, published, runs
 from experiments.jobs.training import run_job
 from experiments.settings.command import open_console, parse_options, run_command
 from experiments.settings.errors import UserError
@@ -83,7 +83,8 @@ def train_study(options: Accuracy, console: Console) -> None:
     """Train the runs of the list that are missing, one after another.
 
     Raises:
-        UserError: nothing is selected, there is no such device, or a run failed.
+        UserError: nothing is selected, there is no such device, a record is of other settings, or
+            a run failed.
     """
     if options.seeds is not None and not options.seeds:
         raise UserError("--seeds needs at least one seed")
@@ -91,6 +92,10 @@ def train_study(options: Accuracy, console: Console) -> None:
     if not chosen:
         names = ", ".join(group.name for group in GROUPS if group.device == options.device)
         raise UserError(f"no run is selected: groups of --device {options.device} are {names}")
+    for run in chosen:
+        record = run.record(options.out)
+        if record is not None and record.is_file():
+            check_record(run, record, options.epochs)
     if options.list:
         console.print(listing(chosen, options))
         return
@@ -157,13 +162,14 @@ def report(options: Report, console: Console) -> None:
     """Copy finished records, then write table and picture.
 
     Raises:
-        UserError: there is no record.
+        UserError: there is no record, or one is of other settings.
     """
     everything = [run for device in ("cpu", "gpu") for run in runs(device=device)]
     if options.runs is not None:
         for run in everything:
             source = run.record(options.runs)
             if source is not None and source.is_file():
+                check_record(run, source)
                 target = options.results / published(run)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)

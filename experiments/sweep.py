@@ -2,7 +2,7 @@
 
     python -m experiments.sweep --data-dir DIR --data 'ucr:*' --smallest 25 --epochs 100
     python -m experiments.sweep --data-dir DIR --data ucr:Coffee ucr:GunPoint ucr:ECG200
-    python -m experiments.sweep --resume runs/sweep
+    python -m experiments.sweep --resume runs/sweep-fcn
 
 Each data set is a job of ``experiments.train`` in a folder of its own; a second start trains what
 is missing only. After each set the whole sweep is reported anew: results.json, accuracy.png (each

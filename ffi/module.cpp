@@ -1,4 +1,4 @@
-// bandjax._ffi: hands the handlers to bandjax/_extension.py, which registers them with XLA.
+// bandjax._ffi: hands the handlers to bandjax/_native/extension.py, which registers them with XLA.
 
 #include <pybind11/pybind11.h>
 

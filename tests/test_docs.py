@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 ON_SITE = [p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "site"]
 GUIDE = [ROOT / "README.md", *ON_SITE]
 PAGES = [*GUIDE, *(ROOT / name for name in ("BUILD.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
-PAGES += [ROOT / "CODE_OF_CONDUCT.md", ROOT / "ffi" / "README.md"]
+PAGES += [ROOT / "CODE_OF_CONDUCT.md", ROOT / "ffi" / "README.md", ROOT / "ffi/cuda/README.md"]
 RESULTS = ROOT / "experiments" / "results"
 
 FENCE = re.compile(r"^```(\w*|\{[\w-]+\}.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -300,6 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse_options(Options, words, "python -m experiments.fuzz")
         if options.minutes <= 0:
             raise UserError(f"minutes must be positive, got {options.minutes}")
+        for name, least in (("cases", 1), ("first", 0), ("case", 0)):
+            value = getattr(options, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be >= {least}, got {value}")
         if options.case is not None:
             case = case_of(options.case)
             result = outcome(case)

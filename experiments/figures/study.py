@@ -179,7 +179,8 @@ def draw(summary: Record, path: Path) -> None:
         axes.set_ylabel("test accuracy less dense (points)")
         axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small")
+        if axes.get_legend_handles_labels()[0]:  # None where only dense runs have ended.
+            axes.legend(fontsize="x-small")
     for axes in panels[len(summary) :]:
         axes.set_visible(False)
     part = path.with_suffix(".part")

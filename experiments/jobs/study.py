@@ -22,6 +22,7 @@ from typing import Any
 from experiments.jobs.metrics import METRICS
 from experiments.jobs.options import Options as TrainOptions
 from experiments.settings.bands import file_stem
+from experiments.settings.errors import UserError
 from experiments.settings.records import Record, run_path
 from experiments.settings.variants import parse_variant
 
@@ -234,6 +235,24 @@ def runs(
         if (not only or {run.group.name, f"{run.group.name}/{run.variant.name}"} & set(only))
         and (seeds is None or run.seed in seeds)
     ]
+
+
+def check_record(run: StudyRun, path: Path, epochs: int | None = None) -> None:
+    """Checks that a record is of the run that the list has, or of one of fewer ``epochs``.
+
+    Raises:
+        UserError: it is of other settings.
+    """
+    wanted = {"model": run.group.model, "data": run.group.data, "seed": run.seed}
+    wanted |= run.group.options | ({} if epochs is None else {"epochs": epochs})
+    config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    other = [
+        f"{name} {config.get(name)!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if config.get(name) != value
+    ]
+    if other:
+        raise UserError(f"{path} is of another run: {', '.join(other)}; give another folder")
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def judge(record: Record) -> Verdict:
         Claim(
             "99 % of the energy needs 2 to 4 times fewer coefficients, usually",
             "yes" if fewer >= 2 else "no",
-            f"box |u| <= {box['limit']:.0f}: {fewer:.0f} times fewer; the mean colour is most of "
+            f"box |u| <= {box['limit']:.0f}: {fewer:.1f} times fewer; the mean colour is most of "
             "the energy of pixels from 0 to 1",
         ),
     )
@@ -177,7 +177,7 @@ def judge(record: Record) -> Verdict:
         "ImageNet."
     )
     rows = (
-        Row("99 % of the energy", "2 to 4 times fewer elements", f"{fewer:.0f} times fewer"),
+        Row("99 % of the energy", "2 to 4 times fewer elements", f"{fewer:.1f} times fewer"),
         Row("photograph", "50 % dropped", f"{100 * photo['dropped']:.1f} % dropped"),
     )
     return Verdict(word_of(claims), line, rows, claims)

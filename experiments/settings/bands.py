@@ -18,7 +18,7 @@ nyquist[=BAND]: keep of BAND (compression or modes, else all) what each layer's 
 that no stride aliases;
 energy=SHARE[,at-most=BAND]: keep the smallest box with this share of the input's energy, found anew
 in every step, within the box of BAND (compression, modes or nyquist);
-plan=FILE: a box for each layer, from bandjax.calibrate;
+plan=FILE: a box for each layer, from bandjax.calibrate or bandjax.allocate;
 schedule=...: bands that change from epoch to epoch, as one of
 ramp:START..STOP@EPOCHS[/LEVELS][+BAND@EPOCH..] (compression rates, or energy=1..0.9, or
 modes=9,9..3,3, or nyquist=compression=0.9..0.2; the ramp takes EPOCHS epochs, in LEVELS steps, 8 by

@@ -1,6 +1,6 @@
 // Runs the CUDA kernels on a CPU, in the emulation of block_emulated.h, against literal sums in
 // double precision. No GPU and no nvcc: any C++17 compiler builds this file together with the
-// kernels' sources (see tests/test_cuda_emulation.py).
+// kernels' sources (see tests/native/test_cuda_emulation.py).
 //
 //   emulate transform | multiply | filter | paper
 //

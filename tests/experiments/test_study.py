@@ -101,6 +101,26 @@ def test_the_figures(tmp_path, tiny, monkeypatch, capsys):
     assert "give --runs DIR" in capsys.readouterr().err
 
 
+def test_a_record_of_other_settings_is_no_run_of_the_list(tmp_path, tiny, capsys):
+    run, out, results = runs()[0], tmp_path / "runs", tmp_path / "results"
+    config = {"model": "cnn", "data": "digits", "seed": run.seed, **OPTIONS, "epochs": 1}
+    path = run.record(out)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"config": config, **record([0.5])}))
+    words = ["accuracy", "--out", str(out), "--list"]
+    assert main(words) == 2
+    assert "epochs 1 instead of 2" in capsys.readouterr().err
+    assert main(["report", "--runs", str(out), "--results", str(results)]) == 2
+    assert "epochs 1 instead of 2" in capsys.readouterr().err
+    assert not results.exists()
+    assert main([*words, "--epochs", "1"]) == 0  # A trial's own records.
+    config["epochs"] = 2
+    path.write_text(json.dumps({"config": config, **record([0.5, 0.6])}))
+    assert main(words) == 0
+    assert main(["report", "--runs", str(out), "--results", str(results)]) == 0
+    assert (results / published(run)).is_file()
+
+
 def test_what_is_asked_for_wrongly(capsys):
     assert main(["accuracy", "--only", "nothing"]) == 2
     assert "groups of --device cpu are resnet20, resnet18-pool" in capsys.readouterr().err

@@ -70,5 +70,8 @@ def test_an_error_is_a_case_that_is_off(monkeypatch, capsys):
 
 
 def test_time_must_be_positive(capsys):
+    for words in (["--case", "-1"], ["--first", "-1"], ["--cases", "0"]):
+        assert fuzz.main(words) == 2
+        assert f"{words[0].removeprefix('--')} must be >=" in capsys.readouterr().err
     assert fuzz.main(["--minutes", "0"]) == 2
     assert capsys.readouterr().err == "error: minutes must be positive, got 0.0\n"
