@@ -54,16 +54,18 @@ def keep_exact(
     theirs = _all_bounds(second, given)
     exact: set[int] = set()
     wanted: set[tuple[int, bool]] = set()
+    makers = second.makers()
     for number, whole in _divisors(second, theirs, second.nodes):
-        for reached in _followed(second, theirs, number, whole, frozenset()):
+        for reached in _followed(makers, theirs, number, whole, frozenset()):
             of = leaves.get(reached[0])
             if isinstance(of, int):
                 wanted.add((of, reached[1]))
     # What is computed again of what was kept must be safe as well.
     again = first.made_cheaply(v for v in leaves.values() if isinstance(v, int))
     wanted.update(_divisors(first, ours, again))
+    makers = first.makers()
     for number, whole in wanted:
-        exact.update(n for n, _ in _followed(first, ours, number, whole, statistics))
+        exact.update(n for n, _ in _followed(makers, ours, number, whole, statistics))
     return frozenset(exact | _steep(first, {number for number, whole in wanted if whole}))
 
 
@@ -90,13 +92,17 @@ def _divisors(
 
 
 def _followed(
-    graph: Graph, bounds: Sequence[Bounds], number: int, whole: bool, stop: frozenset[int]
+    makers: Mapping[int, Node],
+    bounds: Sequence[Bounds],
+    number: int,
+    whole: bool,
+    stop: frozenset[int],
 ) -> Iterator[tuple[int, bool]]:
     """A number and those that it is cheaply made of, as far as its bounds depend on them.
 
     With ``whole`` all of them.
     """
-    makers, todo, seen = graph.makers(), [number], set()
+    todo, seen = [number], set()
     while todo:
         number = todo.pop()
         if number in seen or number in stop:
@@ -129,7 +135,7 @@ def _needed(node: Node, result: int, bounds: Sequence[Bounds]) -> tuple[int | Co
 def _read(operand: int | Constant, bounds: Sequence[Bounds]) -> Bounds:
     if isinstance(operand, Constant):
         return of_constant(operand.value)
-    return bounds[operand] if operand < len(bounds) else ANY
+    return bounds[operand]
 
 
 def _all_bounds(graph: Graph, given: Mapping[int, Bounds]) -> list[Bounds]:
